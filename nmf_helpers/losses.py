@@ -1,0 +1,42 @@
+"""Loss functions: predictions in, one number out, the mean over the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def bpr_loss(difference: Tensor, target: Tensor | None = None) -> Tensor:
+    """Bayesian Personalized Ranking loss, ``-log σ(difference)``, averaged.
+
+    Parameters
+    ----------
+    difference : Tensor, shape (batch,)
+        Score of an item the user chose minus score of one she did not.
+    target : ignored
+        Present so that every loss is called alike: a pair carries no rating.
+
+    Returns
+    -------
+    Tensor, shape ()
+
+    Notes
+    -----
+    The gradient is ``σ(difference) - 1``: near -1 for pairs that are ranked badly, near 0 for
+    pairs that are ranked well, so the worst pairs teach most.
+
+    References
+    ----------
+    Rendle et al. (2009), "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI.
+    """
+    return -F.logsigmoid(difference).mean()  # log σ in one step: no log(0) at difference = -100
+
+
+def squared_sigmoid_loss(difference: Tensor, target: Tensor | None = None) -> Tensor:
+    """``(1 - σ(difference))²``, averaged: often called BPR in tutorials, and not BPR.
+
+    Its gradient ``-2 σ (1 - σ)²`` vanishes at both ends, so the pairs that are ranked worst
+    teach nothing. Kept to be compared with `bpr_loss`.
+    """
+    return (1 - torch.sigmoid(difference)).square().mean()

@@ -1,0 +1,226 @@
+"""The three models of the course: each turns (user, item) pairs into scores, and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Scorer(nn.Module):
+    """What the models share: sizes that are checked, and a score for every user and item.
+
+    ``forward(users, items)`` takes two integer tensors of shapes that broadcast against each
+    other and returns a float tensor of the broadcast shape: ``(batch,)`` and ``(batch,)`` give
+    ``(batch,)``, a batch of one included.
+    """
+
+    def __init__(self, n_users: int, n_items: int, **sizes: int) -> None:
+        super().__init__()
+        for name, value in {"n_users": n_users, "n_items": n_items, **sizes}.items():
+            if int(value) != value or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        self.n_users = int(n_users)
+        self.n_items = int(n_items)
+
+    @torch.no_grad()
+    def score_matrix(self, users: np.ndarray | None = None) -> np.ndarray:
+        """Score every item for the given users (all users when None).
+
+        Returns
+        -------
+        ndarray of float32, shape (len(users), n_items)
+        """
+        training = self.training
+        self.eval()
+        device = next(self.parameters()).device
+        rows = torch.arange(self.n_users) if users is None else torch.as_tensor(users)
+        scores = self._score_rows(rows.long().to(device))  # (users, items)
+        self.train(training)
+        return scores.float().cpu().numpy()
+
+    def _score_rows(self, users: Tensor) -> Tensor:
+        items = torch.arange(self.n_items, device=users.device)
+        # A few users at a time, so that the intermediate layers stay small.
+        return torch.cat([self(chunk[:, None], items) for chunk in users.split(16)])
+
+
+class MF(Scorer):
+    """Matrix factorization: a rating is the dot product of a user's and an item's vector.
+
+    Parameters
+    ----------
+    n_users, n_items : int
+    n_factors : int
+        Length of each vector.
+    init_mean, init_std : float
+        Mean and standard deviation of the normal distribution that vectors start from. The mean
+        is positive because nothing but the dot product can produce an average rating of 3.5.
+
+    References
+    ----------
+    Koren, Bell and Volinsky (2009), "Matrix Factorization Techniques for Recommender Systems",
+    Computer 42(8).
+    """
+
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        n_factors: int = 100,
+        *,
+        init_mean: float = 0.025,
+        init_std: float = 0.015,
+    ) -> None:
+        super().__init__(n_users, n_items, n_factors=n_factors)
+        self.user_factors = _normal(n_users, n_factors, init_mean, init_std)
+        self.item_factors = _normal(n_items, n_factors, init_mean, init_std)
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        p = self.user_factors(users)  # (batch, factors)
+        q = self.item_factors(items)  # (batch, factors)
+        return (p * q).sum(-1)  # (batch,)
+
+    def _score_rows(self, users: Tensor) -> Tensor:
+        return self.user_factors(users) @ self.item_factors.weight.T  # (users, items)
+
+
+class BiasedMF(Scorer):
+    """Matrix factorization with a bias for each user and each item.
+
+    ``score = global_mean + user_bias + item_bias + user_factors · item_factors``
+    (Koren, Bell and Volinsky 2009, equation 4).
+
+    Parameters
+    ----------
+    n_users, n_items : int
+    n_factors : int
+    global_mean : float
+        A fixed number, usually the mean training rating; it is not learned.
+    dropout : float
+        Probability of zeroing a factor while training.
+    sparse : bool
+        Gradients hold only the rows that a batch touched. Needs an optimizer that takes
+        sparse gradients.
+    init_mean, init_std : float
+        Mean and standard deviation of the normal distribution that factors start from. Biases
+        start at zero. Without a global mean, a positive `init_mean` helps as in `MF`.
+    """
+
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        n_factors: int = 100,
+        *,
+        global_mean: float = 0.0,
+        dropout: float = 0.0,
+        sparse: bool = False,
+        init_mean: float = 0.0,
+        init_std: float = 0.01,
+    ) -> None:
+        super().__init__(n_users, n_items, n_factors=n_factors)
+        self.user_factors = _normal(n_users, n_factors, init_mean, init_std, sparse)
+        self.item_factors = _normal(n_items, n_factors, init_mean, init_std, sparse)
+        self.user_bias = _normal(n_users, 1, 0.0, 0.0, sparse)
+        self.item_bias = _normal(n_items, 1, 0.0, 0.0, sparse)
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("global_mean", torch.tensor(float(global_mean)))
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        p = self.dropout(self.user_factors(users))  # (batch, factors)
+        q = self.dropout(self.item_factors(items))  # (batch, factors)
+        bias = self.user_bias(users) + self.item_bias(items)  # (batch, 1)
+        # Squeeze the last axis by name: a bare squeeze() would also swallow a batch of one.
+        return self.global_mean + bias.squeeze(-1) + (p * q).sum(-1)  # (batch,)
+
+    def _score_rows(self, users: Tensor) -> Tensor:
+        match = self.user_factors(users) @ self.item_factors.weight.T  # (users, items)
+        return self.global_mean + self.user_bias(users) + self.item_bias.weight.T + match
+
+
+class CollabFNet(Scorer):
+    """A small neural network in place of the dot product.
+
+    The user's and the item's vector are laid end to end and passed through one hidden layer, so
+    the two vectors may differ in length.
+
+    Parameters
+    ----------
+    n_users, n_items : int
+    n_factors : int
+        Length of a user's vector, and of an item's unless `n_item_factors` says otherwise.
+    n_item_factors : int, optional
+    n_hidden : int
+        Width of the hidden layer.
+    dropout : float
+        Probability of zeroing an embedding value while training.
+    hidden_dropout : float
+        Probability of zeroing a hidden unit while training.
+    biases : bool
+        Add `global_mean` and a bias for each user and item, and start the network's output at
+        zero, so that it learns only what the biases leave over.
+    global_mean : float
+        Used when `biases` is true.
+    init_std : float
+        Standard deviation that the embeddings start from.
+
+    References
+    ----------
+    He et al. (2017), "Neural Collaborative Filtering", section 3.3, for the idea of an MLP on
+    concatenated embeddings; Rendle et al. (2020), "Neural Collaborative Filtering vs. Matrix
+    Factorization Revisited", for what it is worth.
+    """
+
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        n_factors: int = 100,
+        *,
+        n_item_factors: int | None = None,
+        n_hidden: int = 10,
+        dropout: float = 0.1,
+        hidden_dropout: float = 0.0,
+        biases: bool = False,
+        global_mean: float = 0.0,
+        init_std: float = 0.05,
+    ) -> None:
+        n_item_factors = n_factors if n_item_factors is None else n_item_factors
+        super().__init__(
+            n_users, n_items, n_factors=n_factors, n_item_factors=n_item_factors, n_hidden=n_hidden
+        )
+        self.user_factors = _normal(n_users, n_factors, 0.0, init_std)
+        self.item_factors = _normal(n_items, n_item_factors, 0.0, init_std)
+        self.dropout = nn.Dropout(dropout)
+        self.hidden = nn.Linear(n_factors + n_item_factors, n_hidden)
+        self.hidden_dropout = nn.Dropout(hidden_dropout)
+        self.output = nn.Linear(n_hidden, 1)
+        self.biases = biases
+        if biases:
+            self.user_bias = _normal(n_users, 1, 0.0, 0.0)
+            self.item_bias = _normal(n_items, 1, 0.0, 0.0)
+            self.register_buffer("global_mean", torch.tensor(float(global_mean)))
+            nn.init.zeros_(self.output.weight)
+            nn.init.zeros_(self.output.bias)
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        users, items = torch.broadcast_tensors(users, items)
+        # No activation here: a ReLU on embeddings would throw away their negative half.
+        x = torch.cat([self.user_factors(users), self.item_factors(items)], dim=-1)
+        x = self.dropout(x)  # (batch, user factors + item factors)
+        x = nn.functional.gelu(self.hidden(x))  # (batch, hidden)
+        x = self.output(self.hidden_dropout(x)).squeeze(-1)  # (batch,)
+        if self.biases:
+            bias = self.user_bias(users) + self.item_bias(items)  # (batch, 1)
+            x = x + self.global_mean + bias.squeeze(-1)
+        return x
+
+
+def _normal(
+    n_rows: int, n_columns: int, mean: float, std: float, sparse: bool = False
+) -> nn.Embedding:
+    """Return an embedding that starts from a normal distribution (PyTorch's own is N(0, 1))."""
+    embedding = nn.Embedding(n_rows, n_columns, sparse=sparse)
+    nn.init.normal_(embedding.weight, mean, std)
+    return embedding

@@ -1,0 +1,264 @@
+"""The one training loop of the course, the optimizer it is fastest with, and its History."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nmf_helpers.losses import bpr_loss, squared_sigmoid_loss
+
+Record = dict[str, float]
+
+LOSSES: dict[str, Callable] = {
+    "mse": F.mse_loss,
+    "bpr": bpr_loss,
+    "squared_sigmoid": squared_sigmoid_loss,
+}
+
+
+class History(list[Record]):
+    """The records of a training run, one dictionary per epoch, oldest first."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per epoch, one column per recorded number."""
+        return pd.DataFrame(list(self)).set_index("epoch") if self else pd.DataFrame()
+
+    def column(self, name: str) -> list[float]:
+        """Return one number of every epoch."""
+        return [record[name] for record in self]
+
+
+class Diverged(ArithmeticError):
+    """Training produced a loss that is no longer a number."""
+
+
+class RowSGD:
+    """Stochastic gradient descent on the rows that a batch touched, and only on those.
+
+    ``row -= lr * (gradient + weight_decay * row)``, once for every time the row occurs in the
+    batch. A film with a thousand ratings is so decayed a thousand times an epoch and one with a
+    single rating once: the penalty of Koren et al. (2009), equation 5, which sums over ratings.
+    Dense parameters take an ordinary step.
+
+    Parameters
+    ----------
+    params : iterable of nn.Parameter
+    lr : float
+        Learning rate for one sample, when the loss is summed over the batch.
+    weight_decay : float
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0):
+        self.params = list(params)
+        self.lr = lr
+        self.weight_decay = weight_decay
+
+    def zero_grad(self) -> None:
+        for p in self.params:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for p in self.params:
+            if p.grad is None:
+                continue
+            if not p.grad.is_sparse:
+                p.sub_(self.lr * (p.grad + self.weight_decay * p))
+                continue
+            # Repeated rows stay apart on purpose: adding them up first costs a sort.
+            rows = p.grad._indices()[0]  # (occurrences,)
+            step = p.grad._values()  # (occurrences, factors)
+            if self.weight_decay:
+                step = step.add_(p.index_select(0, rows), alpha=self.weight_decay)
+            p.index_add_(0, rows, step.mul_(-self.lr))
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Do nothing: this optimizer remembers nothing between steps."""
+
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "adagrad", "sparse_adam", "row_sgd")
+
+
+def make_optimizer(
+    optimizer: str | Callable, model: nn.Module, lr: float, weight_decay: float = 0.0
+):
+    """Build an optimizer from its name or its class, refusing what cannot work.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, a number is out of range, or the model's sparse gradients do not
+        go with the optimizer or with its weight decay.
+    """
+    check_number("lr", lr, above=0)
+    check_number("weight_decay", weight_decay, at_least=0)
+    if callable(optimizer):
+        build, name = optimizer, optimizer.__name__.lower()
+    else:
+        name = nearest("optimizer", optimizer, OPTIMIZERS)
+        torch_names = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "adagrad": "Adagrad"}
+        torch_names["sparse_adam"] = "SparseAdam"
+        build = RowSGD if name == "row_sgd" else getattr(torch.optim, torch_names[name])
+    sparse = any(getattr(module, "sparse", False) for module in model.modules())
+    if sparse and name in ("adam", "adamw"):
+        raise ValueError(
+            f'optimizer="{name}" does not take sparse gradients: '
+            'use sparse=False, or optimizer="row_sgd", "sgd", "adagrad" or "sparse_adam"'
+        )
+    if sparse and weight_decay and name != "rowsgd" and build is not RowSGD:
+        raise ValueError(
+            f'optimizer="{name}" cannot apply weight_decay={weight_decay} to sparse gradients: '
+            'use optimizer="row_sgd", which decays the rows it touches, or sparse=False, '
+            "or weight_decay=0"
+        )
+    if name == "sparse_adam" or build is torch.optim.SparseAdam:
+        if not sparse:
+            raise ValueError('optimizer="sparse_adam" needs sparse gradients: use sparse=True')
+        return build(model.parameters(), lr=lr)
+    return build(model.parameters(), lr=lr, weight_decay=weight_decay)
+
+
+def train(
+    model: nn.Module,
+    batches: Iterable,
+    *,
+    loss: Callable = F.mse_loss,
+    optimizer: str | Callable | Any = "adam",
+    lr: float = 0.01,
+    weight_decay: float = 0.0,
+    n_epochs: int = 10,
+    first_epoch: int = 1,
+    sum_gradients: bool = False,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+) -> Iterator[Record]:
+    """Train a model, yielding one record per epoch.
+
+    A generator, so that whoever watches decides: a progress bar, a plot, early stopping and a
+    test all loop over the same records, and training stops when they stop asking.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Called as ``model(users, items)``.
+    batches : iterable of ((users, items), target)
+        Walked once an epoch: a DataLoader, or a list with one batch for full-batch training.
+        `items` may be a pair (positives, negatives): the loss then gets the difference of their
+        scores.
+    loss : callable
+        ``loss(prediction, target)`` → mean over the batch, or the sum if it says
+        ``reduction="sum"`` of itself as PyTorch's modules do.
+    optimizer : str, class or object
+        One of `OPTIMIZERS`, an optimizer class, or a ready-made optimizer (then `lr` and
+        `weight_decay` are its own).
+    n_epochs, first_epoch : int
+        Epochs `first_epoch` … `n_epochs` are run.
+    sum_gradients : bool
+        Follow the gradient of the loss summed over the batch, not averaged, so that the learning
+        rate is that of one sample whatever the batch size.
+    evaluate : callable, optional
+        ``evaluate(model)`` → numbers to add to the record, after each epoch, in eval mode.
+
+    Yields
+    ------
+    dict
+        ``epoch``, ``train_loss`` (per sample, over the epoch's batches, each before its own
+        step), what `evaluate` returned, and ``seconds`` of training without evaluation.
+
+    Raises
+    ------
+    Diverged
+        When the loss is NaN or infinite.
+    """
+    check_number("n_epochs", n_epochs, at_least=0, whole=True)
+    if isinstance(optimizer, str | type):
+        optimizer = make_optimizer(optimizer, model, lr, weight_decay)
+    for epoch in range(first_epoch, n_epochs + 1):
+        start = time.perf_counter()
+        model.train()
+        total, count = 0.0, 0
+        for (users, items), target in batches:
+            optimizer.zero_grad()
+            mean = batch_loss(model, users, items, target, loss)
+            (mean * len(target) if sum_gradients else mean).backward()
+            optimizer.step()
+            total += mean.item() * len(target)
+            count += len(target)
+        if not count:
+            raise ValueError("there is nothing to train on: the batches are empty")
+        record: Record = {"epoch": epoch, "train_loss": total / count}
+        seconds = time.perf_counter() - start
+        if not math.isfinite(total):
+            raise Diverged(
+                f"the training loss became {total / count} in epoch {epoch}: "
+                "try a smaller lr (a tenth of it), or a smaller initialisation"
+            )
+        if evaluate is not None:
+            model.eval()
+            record.update(evaluate(model))
+        record["seconds"] = seconds
+        yield record
+
+
+def batch_loss(model: nn.Module, users: Tensor, items, target: Tensor, loss: Callable) -> Tensor:
+    """Return the mean loss of one batch, of single items or of (positive, negative) pairs."""
+    if isinstance(items, tuple | list):
+        positive, negative = model(users, torch.stack(tuple(items)))  # each (batch,)
+        prediction = positive - negative
+    else:
+        prediction = model(users, items)  # (batch,)
+    if prediction.shape != target.shape:
+        # MSE would broadcast (batch, 1) against (batch,) to batch × batch numbers, and train on.
+        raise ValueError(
+            f"the model returned shape {tuple(prediction.shape)} for targets of shape "
+            f"{tuple(target.shape)}: they must be the same"
+        )
+    value = loss(prediction, target)
+    return value / len(target) if getattr(loss, "reduction", "mean") == "sum" else value
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, batches: Iterable, loss: Callable = F.mse_loss) -> float:
+    """Return the per-sample loss over all batches, without training."""
+    training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    for (users, items), target in batches:
+        total += batch_loss(model, users, items, target, loss).item() * len(target)
+        count += len(target)
+    model.train(training)
+    return total / count if count else math.nan
+
+
+def nearest(what: str, name: str, known: Iterable[str]) -> str:
+    """Return `name` if it is known; otherwise raise an error that suggests the nearest one."""
+    known = sorted(known)
+    if name in known:
+        return name
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
+    raise ValueError(f"unknown {what} {name!r}: did you mean {close[0]!r}? Known: {known}")
+
+
+def check_number(
+    name: str, value: float, *, at_least: float = -math.inf, above: float = -math.inf, whole=False
+) -> None:
+    """Raise a ValueError that names the number unless it is finite and in range."""
+    limit = f"at least {at_least}" if at_least > -math.inf else f"above {above}"
+    kind = "a whole number" if whole else "a number"
+    try:
+        good = math.isfinite(value) and value >= at_least and value > above
+        good = good and (not whole or int(value) == value)
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"{name} must be {kind} {limit}, not {value!r}")
