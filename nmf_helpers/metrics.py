@@ -23,9 +23,8 @@ there are.
 """
 
 import difflib
-import operator
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +91,7 @@ def precision_at_k(scores: Any, test: Any, train: Any = None, k: int = 10) -> fl
     The denominator is ``k`` also for a user with fewer than ``k`` test items or candidates.
     See :func:`evaluate` for the arguments and errors.
     """
-    return _mean(_precision(_rank(scores, test, train, k), k))
+    return _mean(_precision(_rank(scores, test, train, [_check_k(k)]), k))
 
 
 def recall_at_k(scores: Any, test: Any, train: Any = None, k: int = 10) -> float:
@@ -100,7 +99,7 @@ def recall_at_k(scores: Any, test: Any, train: Any = None, k: int = 10) -> float
 
     See :func:`evaluate` for the arguments and errors.
     """
-    return _mean(_recall(_rank(scores, test, train, k), k))
+    return _mean(_recall(_rank(scores, test, train, [_check_k(k)]), k))
 
 
 def ndcg_at_k(scores: Any, test: Any, train: Any = None, k: int = 10) -> float:
@@ -109,7 +108,7 @@ def ndcg_at_k(scores: Any, test: Any, train: Any = None, k: int = 10) -> float:
     A test item at place 1, 2, 3 ... is worth 1/log2(2), 1/log2(3), 1/log2(4) ... (Järvelin &
     Kekäläinen 2002, with relevance 0 or 1). See :func:`evaluate` for the arguments and errors.
     """
-    return _mean(_ndcg(_rank(scores, test, train, k), k))
+    return _mean(_ndcg(_rank(scores, test, train, [_check_k(k)]), k))
 
 
 def evaluate(
@@ -146,7 +145,7 @@ def evaluate(
     """
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     parsed = {name: parse_metric(name) for name in names}  # complains before any work is done
-    ranks = _rank(scores, test, train, *(k for _, k in parsed.values()))
+    ranks = _rank(scores, test, train, [k for _, k in parsed.values() if k is not None])
     result = {name: _mean(_METRICS[kind](ranks, k)) for name, (kind, k) in parsed.items()}
     return result | {"n_users": len(ranks.n_test), "n_skipped": ranks.n_skipped}
 
@@ -246,15 +245,14 @@ def _mean(values: np.ndarray) -> float:
 # --- From scores to ranks --------------------------------------------------------------------
 
 
-def _rank(scores: Any, test: Any, train: Any, *ks: int | None) -> _Ranks:
+def _rank(scores: Any, test: Any, train: Any, ks: Sequence[int] = ()) -> _Ranks:
     test = _entries(test, "test")
     n_users, n_items = test.shape
     train = sparse.csr_array(test.shape) if train is None else _entries(train, "train")
     if train.shape != test.shape:
         raise ValueError(f"train {train.shape} and test {test.shape} must have the same shape")
-    for k in ks:
-        if k is not None and _check_k(k) > n_items:
-            raise ValueError(f"k={k} is more than the catalogue has items ({n_items})")
+    if max(ks, default=0) > n_items:
+        raise ValueError(f"k={max(ks)} is more than the catalogue has items ({n_items})")
     both = (train * test).tocoo()
     if both.nnz:
         raise ValueError(
@@ -353,12 +351,8 @@ def _rows(matrix: sparse.csr_array) -> np.ndarray:
 
 
 def _check_k(k: int) -> int:
-    if isinstance(k, bool):
-        raise TypeError("k must be a whole number of items, not a bool")
-    try:
-        k = operator.index(k)
-    except TypeError:
-        raise TypeError(f"k must be a whole number of items, not {k!r}") from None
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise TypeError(f"k must be a whole number of items, not {k!r}")
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     return k

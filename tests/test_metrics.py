@@ -1,0 +1,406 @@
+"""Metrics against scikit-learn, brute force and small cases worked by hand."""
+
+import itertools
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+from sklearn.metrics import ndcg_score, roc_auc_score
+
+from nmf_helpers import metrics
+from nmf_helpers.metrics import (
+    auc,
+    evaluate,
+    ndcg_at_k,
+    parse_metric,
+    precision_at_k,
+    recall_at_k,
+    rmse,
+)
+
+
+class Scorer:
+    """A matrix behind a score_matrix method that remembers whom it was asked for."""
+
+    def __init__(self, scores):
+        self.scores = scores
+        self.asked = []
+
+    def score_matrix(self, users=None):
+        self.asked.append(np.arange(len(self.scores)) if users is None else users)
+        return self.scores[self.asked[-1]]
+
+
+def by_hand(scores, test, train, k):
+    """One user at a time, one item at a time: the mean of four metrics.
+
+    Ties are broken at random in the definition, so precision and recall are means over every
+    order of the tied items that is possible at the cut-off.
+    """
+    each = {"auc": [], "precision": [], "recall": [], "ndcg": []}
+    for user in range(len(scores)):
+        relevant = {item for item in range(scores.shape[1]) if test[user, item]}
+        candidates = [item for item in range(scores.shape[1]) if not train[user, item]]
+        if not relevant:
+            continue
+        score = [scores[user, item] for item in candidates]
+        label = [int(item in relevant) for item in candidates]
+        if len(relevant) < len(candidates):
+            each["auc"].append(roc_auc_score(label, score))
+        cut = sorted(score, reverse=True)[:k][-1]
+        sure = sum(y for y, s in zip(label, score, strict=True) if s > cut)
+        tied = [y for y, s in zip(label, score, strict=True) if s == cut]
+        places = min(k, len(candidates)) - sum(s > cut for s in score)
+        draws = list(itertools.combinations(tied, places))
+        hits = sure + sum(sum(draw) for draw in draws) / len(draws)
+        each["precision"].append(hits / k)
+        each["recall"].append(hits / len(relevant))
+        if len(candidates) > 1:
+            each["ndcg"].append(ndcg_score([label], [score], k=k))
+        else:  # scikit-learn refuses a list of one, which is always in the best order
+            each["ndcg"].append(1.0)
+    return {name: np.mean(values) if values else None for name, values in each.items()}
+
+
+@st.composite
+def problems(draw):
+    """Odd shapes, many ties, users with nothing held out, k up to the whole catalogue."""
+    n_users, n_items = draw(st.integers(1, 6)), draw(st.integers(1, 9))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    levels = draw(st.sampled_from([1, 2, 4, 1000]))
+    scores = rng.integers(-levels, levels + 1, size=(n_users, n_items)).astype(np.float32)
+    part = rng.choice(3, p=[0.4, 0.3, 0.3], size=(n_users, n_items))
+    part[rng.integers(n_users), rng.integers(n_items)] = 2  # someone has a test item
+    return scores, part == 2, part == 1, draw(st.integers(1, n_items))
+
+
+@given(problems())
+@settings(max_examples=300, deadline=None)
+def test_every_metric_agrees_with_brute_force_and_scikit_learn(problem):
+    scores, test, train, k = problem
+    expected = by_hand(scores, test, train, k)
+    assert precision_at_k(scores, test, train, k=k) == pytest.approx(expected["precision"])
+    assert recall_at_k(scores, test, train, k=k) == pytest.approx(expected["recall"])
+    assert ndcg_at_k(scores, test, train, k=k) == pytest.approx(expected["ndcg"])
+    if expected["auc"] is None:
+        with pytest.raises(ValueError, match="AUC is undefined"):
+            auc(scores, test, train)
+    else:
+        assert auc(scores, test, train) == pytest.approx(expected["auc"])
+
+
+@pytest.fixture
+def catalogue():
+    """Thirty users, fifty items, scores without ties; every fifth user has nothing held out."""
+    rng = np.random.default_rng(7)
+    part = rng.choice(3, p=[0.7, 0.2, 0.1], size=(30, 50))
+    part[::5][part[::5] == 2] = 0
+    scores = rng.standard_normal((30, 50)).astype(np.float32)
+    return scores, sparse.csr_matrix(part == 2), sparse.csr_matrix(part == 1)
+
+
+def test_without_training_items_the_whole_catalogue_is_ranked(catalogue):
+    scores, test, _ = catalogue
+    expected = by_hand(scores, test.toarray(), np.zeros(test.shape), 5)
+    assert auc(scores, test) == pytest.approx(expected["auc"])
+    assert ndcg_at_k(scores, test, k=5) == pytest.approx(expected["ndcg"])
+
+
+def test_a_worked_example():
+    # Items by score: 0 (train), 3 (test), 1, 4 (test), 2. Ranked: 3, 1, 4, 2.
+    scores = np.array([[9.0, 7.0, 1.0, 8.0, 3.0]])
+    train, test = np.array([[1, 0, 0, 0, 0]]), np.array([[0, 0, 0, 1, 1]])
+    assert precision_at_k(scores, test, train, k=2) == 1 / 2
+    assert recall_at_k(scores, test, train, k=2) == 1 / 2
+    assert auc(scores, test, train) == 3 / 4  # of 4 pairs only (4, 1) is in the wrong order
+    best = 1 + 1 / math.log2(3)
+    assert ndcg_at_k(scores, test, train, k=3) == pytest.approx((1 + 1 / 2) / best)
+
+
+def test_tied_items_share_the_places_that_are_left():
+    scores = np.array([[2.0, 1.0, 1.0, 1.0, 0.0]])
+    test = np.array([[0, 1, 0, 0, 0]])
+    assert precision_at_k(scores, test, k=2) == pytest.approx(1 / 3 / 2)  # 1 place, 3 items
+    assert recall_at_k(scores, test, k=3) == pytest.approx(2 / 3)
+    assert auc(scores, test) == pytest.approx((1 + 1 / 2 + 1 / 2) / 4)
+
+
+def test_a_scorer_that_gives_every_item_the_same_score_gains_nothing(catalogue):
+    _, test, train = catalogue
+    scores = np.zeros(test.shape)
+    assert auc(scores, test, train) == pytest.approx(0.5)
+    assert recall_at_k(scores, test, train, k=10) < 0.3  # breaking ties by position can give 1
+
+
+def test_a_perfect_and_a_reversed_ranking_have_the_extreme_scores():
+    test = np.array([[0, 1, 0, 1, 0], [1, 0, 0, 0, 0]])
+    best = {"auc": 1.0, "recall@2": 1.0, "ndcg@2": 1.0, "n_users": 2, "n_skipped": 0}
+    worst = {"auc": 0.0, "recall@2": 0.0, "ndcg@2": 0.0, "n_users": 2, "n_skipped": 0}
+    assert evaluate(test, test, metrics=["auc", "recall@2", "ndcg@2"]) == best
+    assert evaluate(-test, test, metrics=["auc", "recall@2", "ndcg@2"]) == worst
+
+
+def test_training_items_are_not_ranked(catalogue):
+    # The tutorial left them in, and they took 41 % of the places in its top five.
+    scores, test, train = catalogue
+    learned = scores + 10 * train.toarray().astype(np.float32)  # a model that knows train by heart
+    expected = by_hand(scores, test.toarray(), train.toarray(), 5)["precision"]
+    assert precision_at_k(learned, test, train, k=5) == pytest.approx(expected)
+    assert precision_at_k(learned, test, k=5) < expected / 2
+
+
+def test_scores_of_training_items_change_nothing(catalogue):
+    scores, test, train = catalogue
+    shifted = scores.copy()
+    shifted[train.toarray()] = np.random.default_rng(0).choice([-1e9, 0.0, 1e9, np.inf], train.nnz)
+    assert evaluate(shifted, test, train) == evaluate(scores, test, train)
+
+
+def test_users_without_test_items_are_left_out_and_counted(catalogue):
+    scores, test, train = catalogue
+    result = evaluate(scores, test, train, metrics=["recall@10"])
+    assert (result["n_users"], result["n_skipped"]) == (24, 6)
+    some = np.flatnonzero(test.sum(axis=1))
+    only = evaluate(scores[some], test[some], train[some], metrics=["recall@10"])
+    assert only == result | {"n_skipped": 0}
+
+
+def test_a_user_whose_candidates_are_all_test_items_counts_for_ndcg_but_not_for_auc():
+    scores = np.array([[3.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
+    test = np.array([[1, 1, 0], [1, 0, 0]])
+    train = np.array([[0, 0, 1], [0, 0, 0]])
+    assert auc(scores, test, train) == 0.0  # the second user alone
+    assert recall_at_k(scores, test, train, k=2) == 0.5
+
+
+def test_evaluate_says_the_same_as_the_single_functions(catalogue):
+    scores, test, train = catalogue
+    result = evaluate(scores, test, train, ["auc", "precision@3", "recall@7", "ndcg@50"])
+    assert result == {
+        "auc": auc(scores, test, train),
+        "precision@3": precision_at_k(scores, test, train, k=3),
+        "recall@7": recall_at_k(scores, test, train, k=7),
+        "ndcg@50": ndcg_at_k(scores, test, train, k=50),
+        "n_users": 24,
+        "n_skipped": 6,
+    }
+    assert all(type(result[name]) is float for name in ("auc", "precision@3", "ndcg@50"))
+
+
+@pytest.mark.parametrize("n_scores", [1, 50, 149, 10**9])
+def test_the_chunk_size_does_not_matter(catalogue, monkeypatch, n_scores):
+    scores, test, train = catalogue
+    whole = evaluate(scores, test, train)
+    monkeypatch.setattr(metrics, "_CHUNK_SCORES", n_scores)
+    assert evaluate(scores, test, train) == whole
+    assert evaluate(Scorer(scores), test, train) == whole
+    assert rmse(Scorer(scores), test) == pytest.approx(rmse(scores, test))
+
+
+def test_a_scorer_is_asked_once_for_each_user_who_has_a_test_item(catalogue, monkeypatch):
+    scores, test, train = catalogue
+    monkeypatch.setattr(metrics, "_CHUNK_SCORES", 7 * 50)
+    scorer = Scorer(scores)
+    evaluate(scorer, test, train)
+    assert [len(users) for users in scorer.asked] == [7, 7, 7, 3]
+    np.testing.assert_array_equal(np.concatenate(scorer.asked), np.flatnonzero(test.sum(axis=1)))
+
+
+def test_memory_is_bounded_by_the_chunk_not_by_the_number_of_users():
+    class Wide:
+        def score_matrix(self, users):
+            return np.tile(np.arange(20_000, dtype=np.float32), (len(users), 1))
+
+    n_users = 2_000  # whose scores together take 160 MB
+    users = np.arange(n_users)
+    test = sparse.csr_matrix((np.ones(n_users), (users, users)), (n_users, 20_000))
+    tracemalloc.start()
+    auc(Wide(), test)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6
+
+
+def test_nothing_given_is_written_to(catalogue):
+    scores, test, train = (part[np.arange(30) % 5 > 0] for part in catalogue)
+    before = scores.copy(), test.copy(), train.copy()
+
+    class Lender:
+        def score_matrix(self, users):
+            assert len(users) == len(scores)
+            return scores  # its own memory, not a copy
+
+    evaluate(Lender(), test, train)
+    np.testing.assert_array_equal(scores, before[0])
+    assert (test != before[1]).nnz == (train != before[2]).nnz == 0
+
+
+@pytest.mark.parametrize(
+    "kind", [np.asarray, sparse.csc_matrix, sparse.csr_array, sparse.coo_array]
+)
+def test_any_matrix_type_will_do(catalogue, kind):
+    scores, test, train = catalogue
+    expected = evaluate(scores, test, train)
+    assert evaluate(scores, kind(test.toarray()), kind(train.toarray())) == expected
+
+
+def test_values_in_the_test_matrix_are_not_weights_and_a_stored_zero_is_nothing(catalogue):
+    scores, test, train = catalogue
+    rated = test.astype(np.float64)
+    rated.data = np.arange(test.nnz) % 5 + 1.0
+    assert evaluate(scores, rated, train) == evaluate(scores, test, train)
+    rated.data[:3] = 0
+    less = rated.copy()
+    less.eliminate_zeros()
+    assert evaluate(scores, rated, train) == evaluate(scores, less, train)
+
+
+def test_an_infinite_score_is_the_first_or_the_last_place():
+    scores = np.array([[-np.inf, 0.0, np.inf, -np.inf, 5.0]])
+    finite = np.array([[-9.0, 0.0, 9.0, -9.0, 5.0]])
+    train = np.array([[0, 1, 0, 0, 0]])
+    for item in (0, 2, 3, 4):
+        test = np.zeros((1, 5))
+        test[0, item] = 1
+        metric = ["auc", "precision@2", "recall@4", "ndcg@4"]
+        assert evaluate(scores, test, train, metric) == evaluate(finite, test, train, metric)
+
+
+def test_integer_scores_are_ranked_exactly():
+    scores = np.array([[2**53 - 1, 2**53 - 2, 0]])
+    assert auc(scores, np.array([[1, 0, 0]])) == 1.0
+
+
+# --- Input that cannot work --------------------------------------------------------------------
+
+
+def test_nan_scores_are_refused_and_the_user_is_named(catalogue):
+    scores, test, train = catalogue
+    free = np.argwhere(~(test + train).toarray())
+    user, item = free[free[:, 0] == 3][0]  # neither learned from nor held out
+    scores[user, item] = np.nan
+    with pytest.raises(ValueError, match="scores of user 3 contain NaN"):
+        auc(scores, test, train)
+
+
+def test_shapes_must_agree(catalogue):
+    scores, test, train = catalogue
+    with pytest.raises(ValueError, match=r"scores \(30, 49\) must have the shape .* \(30, 50\)"):
+        auc(scores[:, 1:], test, train)
+    with pytest.raises(ValueError, match=r"train \(29, 50\) and test \(30, 50\)"):
+        auc(scores, test, train[1:])
+    with pytest.raises(ValueError, match=r"score_matrix returned \(24, 49\) for 24 users and 50"):
+        auc(Scorer(scores[:, 1:]), test, train)
+
+
+def test_an_entry_cannot_be_in_test_and_in_train():
+    test, train = np.array([[0, 1, 1], [1, 0, 0]]), np.array([[1, 0, 0], [1, 1, 0]])
+    with pytest.raises(ValueError, match=r"1 entries .* \(user 1, item 0 for one\)"):
+        auc(np.zeros((2, 3)), test, train)
+
+
+def test_someone_must_have_a_test_item():
+    with pytest.raises(ValueError, match="no user has a test item"):
+        auc(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("metric", [precision_at_k, recall_at_k, ndcg_at_k])
+def test_k_is_a_number_of_items_in_the_catalogue(metric):
+    scores, test = np.zeros((1, 3)), np.array([[1, 0, 0]])
+    for k in (0, -1):
+        with pytest.raises(ValueError, match=f"k must be at least 1, not {k}"):
+            metric(scores, test, k=k)
+    with pytest.raises(ValueError, match=r"k=4 is more than the catalogue has items \(3\)"):
+        metric(scores, test, k=4)
+    for k in (2.0, "2", None, True):
+        with pytest.raises(TypeError, match="k must be a whole number"):
+            metric(scores, test, k=k)
+    assert metric(scores, test, k=np.int64(3)) == metric(scores, test, k=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ndgc@10", "ndcg@10"),
+        ("NDCG@5", "ndcg@5"),
+        ("ndcg", "ndcg@10"),
+        ("ndcg10", "ndcg@10"),
+        ("ndcg@ten", "ndcg@10"),
+        ("prec@5", "precision@5"),
+        ("recal@20", "recall@20"),
+        ("AUC", "auc"),
+        ("auc@10", "auc"),
+        ("roc_auc", None),
+        ("", None),
+        ("rmse", None),
+    ],
+)
+def test_an_unknown_metric_is_refused_with_the_nearest_known_one(name, meant):
+    with pytest.raises(ValueError, match="unknown metric") as caught:
+        parse_metric(name)
+    assert ("did you mean" in str(caught.value)) == (meant is not None)
+    assert meant is None or f"did you mean {meant!r}?" in str(caught.value)
+
+
+def test_an_unknown_metric_is_noticed_before_any_scoring(catalogue):
+    scores, test, train = catalogue
+    scorer = Scorer(scores)
+    with pytest.raises(ValueError, match=r"did you mean 'ndcg@10'\?"):
+        evaluate(scorer, test, train, metrics=["auc", "ncdg@10"])
+    assert scorer.asked == []
+
+
+def test_metric_names_are_split_into_kind_and_k():
+    assert parse_metric("auc") == ("auc", None)
+    assert parse_metric("precision@5") == ("precision", 5)
+    with pytest.raises(ValueError, match="k must be at least 1, not 0"):
+        parse_metric("ndcg@0")
+
+
+# --- RMSE --------------------------------------------------------------------------------------
+
+
+def test_rmse_by_hand():
+    assert rmse([3.0, 5.0], [4.0, 2.0]) == pytest.approx(math.sqrt((1 + 9) / 2))
+
+
+def test_rmse_clips_predictions_to_the_rating_scale():
+    assert rmse([7.0, -1.0, 3.0], [5.0, 1.0, 4.0], clip=(1, 5)) == pytest.approx(math.sqrt(1 / 3))
+    with pytest.raises(ValueError, match="low < high"):
+        rmse([1.0], [1.0], clip=(5, 1))
+
+
+def test_rmse_of_a_scorer_is_taken_at_the_stored_entries():
+    scores = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    # A stored zero is a rating of 0.
+    ratings = sparse.csr_matrix(([2.0, 0.0, 5.0], ([0, 0, 1], [0, 2, 1])), shape=(2, 3))
+    expected = math.sqrt((1 + 9 + 0) / 3)
+    assert rmse(scores, ratings) == pytest.approx(expected)
+    assert rmse(Scorer(scores), ratings) == pytest.approx(expected)
+
+    class Predictor:
+        def predict(self, users, items):
+            return scores[users, items]
+
+    assert rmse(Predictor(), ratings) == pytest.approx(expected)
+
+
+def test_rmse_refuses_the_broadcast_of_a_column_against_a_row():
+    # The tutorial once forgot an unsqueeze and subtracted every rating from every prediction.
+    with pytest.raises(ValueError, match=r"\(3, 1\) and ratings \(3,\).*ravel"):
+        rmse(np.zeros((3, 1)), np.zeros(3))
+    with pytest.raises(ValueError, match="1-D arrays of the same length"):
+        rmse(np.zeros(1), np.zeros(3))
+
+
+def test_rmse_refuses_nothing_and_nan():
+    with pytest.raises(ValueError, match="no ratings"):
+        rmse([], [])
+    with pytest.raises(ValueError, match="predictions contain NaN"):
+        rmse([np.nan], [1.0])
+    with pytest.raises(ValueError, match="ratings contain NaN"):
+        rmse([1.0], [np.inf])
