@@ -66,7 +66,7 @@ def load_ratings(name: str | Path = "latest-small") -> pd.DataFrame:
             raise FileNotFoundError(f"there is no file {path.name} in {path.parent.resolve()}")
         raise ValueError(_unknown(str(name)) + ' For a file of your own, give its path: "my.csv".')
     try:
-        df = pd.read_csv(path, skipinitialspace=True)
+        df = pd.read_csv(path, skipinitialspace=True, index_col=False)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} can't be read as a CSV file in UTF-8: {error}") from error
     return check_ratings(df, str(path))
@@ -102,24 +102,9 @@ def check_ratings(df: pd.DataFrame, source: str = "the ratings") -> pd.DataFrame
     _require_columns(df, COLUMNS[:3], source)
     if df.empty:
         raise ValueError(f"{source}: there are no ratings, only column names")
-    checked = {}
-    for column in [c for c in COLUMNS if c in df.columns]:
-        numbers = pd.to_numeric(df[column], errors="coerce")
-        values = numbers.to_numpy("float64", na_value=np.nan)
-        kind, bad = "a finite number", ~np.isfinite(values)
-        if column != "rating":
-            kind, bad = (
-                "a whole number",
-                bad | (values != np.round(values)) | (abs(values) >= 2**63),
-            )
-        if bad.any():
-            row = int(bad.argmax())
-            raise ValueError(
-                f"{source}: {column} must be {kind}, but is {df[column].iloc[row]!r} in row "
-                f"{row + 1} (of {len(df)}; {bad.sum()} such rows)"
-            )
-        checked[column] = values if column == "rating" else numbers.to_numpy("int64")
-    result = pd.DataFrame(checked, index=df.index)
+    present = [column for column in COLUMNS if column in df.columns]
+    numbers = {column: _numbers(df[column], column != "rating", source) for column in present}
+    result = pd.DataFrame(numbers, index=df.index)
     twice = result.duplicated(["userId", "movieId"])
     if twice.any():
         user, movie = result.loc[twice.to_numpy(), ["userId", "movieId"]].iloc[0]
@@ -317,6 +302,23 @@ def _keep(matrix: sparse.csr_matrix, entries: np.ndarray) -> sparse.csr_matrix:
     kept_before = np.concatenate([[0], np.cumsum(entries)])
     parts = matrix.data[entries], matrix.indices[entries], kept_before[matrix.indptr]
     return sparse.csr_matrix(parts, shape=matrix.shape)
+
+
+def _numbers(column: pd.Series, whole: bool, source: str) -> np.ndarray:
+    """Return the column as int64 (`whole`) or float64, or say where it holds something else."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    values = numbers.to_numpy("float64", na_value=np.nan)
+    good = np.isfinite(values)
+    if whole:
+        good &= (values == np.round(values)) & (abs(values) < 2**63)
+    if not good.all():
+        row = int(good.argmin())
+        raise ValueError(
+            f"{source}: {column.name} must be a {'whole' if whole else 'finite'} number, but is "
+            f"{column.iloc[[row]].tolist()[0]!r} in row {row + 1} of {len(column)} "
+            f"({(~good).sum()} such rows)"
+        )
+    return numbers.to_numpy("int64") if whole else values
 
 
 def _require_columns(df: pd.DataFrame, wanted: list[str], source: str) -> None:

@@ -1,0 +1,400 @@
+"""Loading, encoding, splitting and laying out ratings, against independent oracles."""
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from nmf_helpers.data import (
+    EMBEDDED,
+    check_ratings,
+    encode_column,
+    encode_ratings,
+    interaction_matrix,
+    leave_n_out,
+    load_movies,
+    load_ratings,
+    split_ratings,
+)
+
+
+def ratings(rows):
+    """Build a ratings table from (user, movie, rating) rows."""
+    users, movies, stars = zip(*rows, strict=True) if rows else ((), (), ())
+    return pd.DataFrame(
+        {
+            "userId": np.array(users, "int64"),
+            "movieId": np.array(movies, "int64"),
+            "rating": np.array(stars, "float64"),
+        }
+    )
+
+
+def tables(min_size=1):
+    """Draw ratings tables of odd shapes: gaps between ids, one user, one movie, any order."""
+    ids = st.integers(-3, 12) | st.sampled_from([10**6, 2**62])
+    stars = st.sampled_from([0.0, 0.5, 1.0, 3.5, 5.0])
+    row = st.tuples(ids, ids, stars)
+    return st.lists(row, min_size=min_size, unique_by=lambda r: r[:2]).map(ratings)
+
+
+@st.composite
+def matrices(draw):
+    """Draw CSR matrices with empty rows, full rows, and entries in any order."""
+    n_users, n_items = draw(st.integers(1, 6)), draw(st.integers(1, 8))
+    cells = st.tuples(st.integers(0, n_users - 1), st.integers(0, n_items - 1))
+    entries = draw(st.lists(cells, unique=True))
+    users, items = np.array(entries, "int64").reshape(-1, 2).T
+    values = np.arange(1, len(entries) + 1, dtype="float32")
+    return sparse.csr_matrix((values, (users, items)), shape=(n_users, n_items))
+
+
+def entries(matrix):
+    """Return the stored entries as {(user, item): value}."""
+    coo = sparse.coo_matrix(matrix)
+    pairs = zip(coo.row.tolist(), coo.col.tolist(), strict=True)
+    return dict(zip(pairs, coo.data.tolist(), strict=True))
+
+
+# The datasets
+
+
+def test_latest_small_is_the_2016_edition():
+    df = load_ratings("latest-small")
+    assert list(df.columns) == ["userId", "movieId", "rating", "timestamp"]
+    assert df.dtypes.astype(str).tolist() == ["int64", "int64", "float64", "int64"]
+    assert (len(df), df["userId"].nunique(), df["movieId"].nunique()) == (100_004, 671, 9_066)
+    assert df.iloc[0].tolist() == [1, 31, 2.5, 1260759144]
+    assert df["rating"].mean() == pytest.approx(3.543608, abs=1e-6)
+    assert df.equals(df.sort_values(["userId", "movieId"]))
+    assert load_ratings().equals(df)
+
+
+def test_every_rated_movie_of_latest_small_has_its_row():
+    movies = load_movies("latest-small")
+    assert list(movies.columns) == ["movieId", "title", "year", "genres"]
+    assert movies["movieId"].tolist() == sorted(load_ratings()["movieId"].unique())
+    toy_story = ["Toy Story", 1995, "Adventure|Animation|Children|Comedy|Fantasy"]
+    assert movies.iloc[0, 1:].tolist() == toy_story
+    assert str(movies["year"].dtype) == "Int64"
+    assert (movies["title"] == "").sum() == movies["year"].isna().sum() == 5
+
+
+def test_the_embedded_files_are_the_same_bytes_wherever_they_are_built():
+    for path in (EMBEDDED / "latest-small").glob("*.gz"):
+        header = path.read_bytes()[:10]
+        assert header[4:8] == b"\0\0\0\0"  # no time of building
+        assert not header[3] & 8  # no name of a file on the builder's machine
+        assert b"\r" not in gzip.decompress(path.read_bytes())
+
+
+def test_the_data_travel_with_the_conditions_of_grouplens():
+    text = (EMBEDDED / "latest-small" / "README.txt").read_text(encoding="utf-8")
+    for needed in (
+        "10.1145/2827872",
+        "Harper",
+        "Konstan",
+        "endorse",
+        "commercial",
+        "same conditions",
+    ):
+        assert needed in text
+
+
+def test_ml_100k_has_its_known_counts():
+    df = load_ratings("100k")
+    assert (len(df), df["userId"].nunique(), df["movieId"].nunique()) == (100_000, 943, 1_682)
+    assert df.iloc[0].tolist() == [196, 242, 3, 881250949]
+    assert df.dtypes.astype(str).tolist() == ["int64", "int64", "float64", "int64"]
+    movies = load_movies("100k").set_index("movieId")
+    assert movies.index.tolist() == list(range(1, 1_683))
+    assert movies.loc[1].tolist() == ["Toy Story", 1995, "Animation|Children's|Comedy"]
+    assert movies.loc[543, "title"] == "Misérables, Les"
+    assert movies.loc[1412, "year"] == 1995
+    assert movies.loc[267, ["title", "genres"]].tolist() == ["unknown", "unknown"]
+    assert movies["year"].isna().sum() == 1
+
+
+def test_ml_100k_splits_as_in_the_reference_protocol():
+    positives = interaction_matrix(load_ratings("100k"), threshold=4)
+    assert positives.shape == (943, 1_682)
+    train, test = leave_n_out(positives, n=10, seed=2017)
+    assert (train.nnz, test.nnz, (test.getnnz(axis=1) > 0).sum()) == (46_615, 8_760, 876)
+
+
+# A file of one's own
+
+
+def test_a_csv_of_ones_own_loads_in_its_own_order(tmp_path):
+    path = tmp_path / "Übung 1" / "my ratings.csv"
+    path.parent.mkdir()
+    path.write_text("movieId, note, userId, rating\n30,x,2,4.5\n10,y,1,3\n", encoding="utf-8-sig")
+    for given_as in (path, str(path)):
+        df = load_ratings(given_as)
+        assert df.to_dict("list") == {"userId": [2, 1], "movieId": [30, 10], "rating": [4.5, 3.0]}
+
+
+def test_a_comma_too_many_at_the_end_of_each_line_shifts_no_column(tmp_path):
+    path = tmp_path / "my.csv"
+    path.write_text("userId,movieId,rating\n1,10,4,\n2,20,5,\n")
+    assert load_ratings(path)["movieId"].tolist() == [10, 20]
+
+
+def test_a_compressed_csv_loads_too():
+    path = EMBEDDED / "latest-small" / "ratings.csv.gz"
+    assert load_ratings(path).equals(load_ratings())
+
+
+GOOD = "userId,movieId,rating\n1,10,4\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "can't be read as a CSV"),
+        ("userId,movieId,rating\n", "no ratings, only column names"),
+        ("user_id,movieId,rating\n1,2,3\n", "no column 'userId' .* rename 'user_id' to 'userId'"),
+        ("userId,itemId,rating\n1,2,3\n", "no column 'movieId' .* rename 'itemId'"),
+        ("userId,movieId,Rating\n1,2,3\n", "no column 'rating' .* rename 'Rating'"),
+        ("userId;movieId;rating\n1;2;3\n", "a comma must stand between columns"),
+        (GOOD + "1,11,good\n", "rating must be a finite number, but is 'good' in row 2"),
+        (GOOD + "1,11,\n", "rating must be a finite number, but is nan in row 2"),
+        (GOOD + "1,11,inf\n", "rating must be a finite number, but is inf in row 2"),
+        (GOOD + "1,tt11,3\n", "movieId must be a whole number, but is 'tt11' in row 2"),
+        (GOOD + "1.5,11,3\n", "userId must be a whole number, but is .*1.5.* in row 2"),
+        (GOOD + "1e30,11,3\n", "userId must be a whole number"),
+        (GOOD + ",11,3\n", "userId must be a whole number, but is nan in row 2"),
+        (GOOD + "1,10,5\n", "user 1 rates movie 10 more than once"),
+        ("userId,movieId,rating,timestamp\n1,2,3,noon\n", "timestamp must be a whole number"),
+        (GOOD + "1,2,3,4,5\n", "can't be read as a CSV"),
+    ],
+)
+def test_a_file_that_is_no_ratings_table_is_refused_by_name_and_reason(tmp_path, text, complaint):
+    path = tmp_path / "my.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=complaint) as error:
+        load_ratings(path)
+    assert "my.csv" in str(error.value)
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    path = tmp_path / "ratings.csv"
+    path.write_bytes(b"userId,movieId,rating\n\xff\xfe\x00\x81")
+    with pytest.raises(ValueError, match="can't be read"):
+        load_ratings(path)
+
+
+def test_a_missing_file_is_reported_with_the_folder_searched(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file mine\.csv in .*" + tmp_path.name):
+        load_ratings(tmp_path / "mine.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("latest-smal", "latest-small"), ("ml-latest-small", "latest-small"), ("ML-100K", "100k")],
+)
+def test_an_unknown_dataset_suggests_the_nearest(name, near):
+    for load in (load_ratings, load_movies):
+        with pytest.raises(ValueError, match=f"no dataset '{name}'.* Did you mean '{near}'"):
+            load(name)
+
+
+def test_checking_takes_nullable_columns_and_numbers_written_as_text():
+    df = pd.DataFrame({"userId": ["7"], "movieId": [2**62 + 1], "rating": ["3.5"]})
+    checked = check_ratings(df.astype({"movieId": "Int64"}))
+    assert checked.to_dict("list") == {"userId": [7], "movieId": [2**62 + 1], "rating": [3.5]}
+    df["rating"] = pd.array([pd.NA], "Float64")
+    with pytest.raises(ValueError, match="rating must be a finite number"):
+        check_ratings(df)
+
+
+# Encoding
+
+
+@given(st.lists(st.integers() | st.sampled_from([1, 2, 3])), st.lists(st.integers(-5, 5)))
+def test_encoding_numbers_values_by_first_appearance(column, train):
+    for source in (None, train):
+        index, codes, n = encode_column(column, source)
+        expected = {}
+        for value in column if source is None else source:
+            expected.setdefault(value, len(expected))
+        assert index == expected
+        assert n == len(expected)
+        assert codes.dtype == np.int64
+        assert codes.tolist() == [expected.get(value, -1) for value in column]
+
+
+def test_encoding_takes_text_as_well():
+    index, codes, n = encode_column(pd.Series(["b", "a", "b"]), pd.Series(["a", "c"]))
+    assert (index, codes.tolist(), n) == ({"a": 0, "c": 1}, [-1, 0, -1], 2)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_encoding_refuses_missing_values(missing):
+    with pytest.raises(ValueError, match="'userId' has missing values"):
+        encode_column(pd.Series([1, missing], name="userId"))
+
+
+@given(tables(min_size=0), tables())
+def test_encoding_keeps_and_counts_exactly_what_train_knows(df, train):
+    encoded = encode_ratings(df, train)
+    users = {u: i for i, u in enumerate(dict.fromkeys(train["userId"]))}
+    items = {m: i for i, m in enumerate(dict.fromkeys(train["movieId"]))}
+    rows = list(df.itertuples(index=False, name=None))
+    kept = [(users[u], items[m], r) for u, m, r in rows if u in users and m in items]
+    assert list(encoded.itertuples(index=False, name=None)) == kept
+    assert encoded.attrs == {
+        "n_users": len(users),
+        "n_items": len(items),
+        "dropped": {
+            "rows": len(rows) - len(kept),
+            "unknown_user": sum(u not in users for u, _, _ in rows),
+            "unknown_movie": sum(m not in items for _, m, _ in rows),
+        },
+    }
+
+
+@given(tables())
+def test_a_table_encoded_by_itself_loses_nothing_and_has_no_gaps(df):
+    before = df.copy()
+    encoded = encode_ratings(df)
+    assert len(encoded) == len(df)
+    assert set(encoded["userId"]) == set(range(encoded.attrs["n_users"]))
+    assert set(encoded["movieId"]) == set(range(encoded.attrs["n_items"]))
+    assert df.equals(before)
+
+
+def test_the_tutorials_split_and_encoding_leave_the_known_counts():
+    train, valid = split_ratings(load_ratings("latest-small"))
+    assert (len(train), len(valid)) == (79_799, 20_205)
+    encoded = encode_ratings(valid, train)
+    assert len(encoded) == 19_507
+    assert (encoded.attrs["n_users"], encoded.attrs["n_items"]) == (671, 8_442)
+    assert encoded.attrs["dropped"] == {"rows": 698, "unknown_user": 0, "unknown_movie": 698}
+
+
+def test_mixing_encoded_and_original_ids_is_refused():
+    df = ratings([(5, 7, 3.0), (6, 7, 4.0)])
+    with pytest.raises(ValueError, match="encoded already"):
+        encode_ratings(df, train=encode_ratings(df))
+    with pytest.raises(ValueError, match="no column 'movieId'"):
+        encode_ratings(df, train=df[["userId"]])
+
+
+# Splitting
+
+
+@given(tables(min_size=0), st.floats(0.01, 0.99), st.integers(0, 2**32 - 1))
+def test_the_split_is_the_one_of_numpys_global_generator(df, fraction, seed):
+    state = np.random.get_state()
+    train, valid = split_ratings(df, fraction, seed)
+    assert np.array_equal(np.random.get_state()[1], state[1])
+    np.random.seed(seed)
+    mask = np.random.rand(len(df)) < fraction
+    np.random.set_state(state)
+    assert train.equals(df[mask])
+    assert valid.equals(df[~mask])
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.5, 80, float("nan")])
+def test_the_split_refuses_a_fraction_that_leaves_one_side_empty(fraction):
+    with pytest.raises(ValueError, match="train_fraction must lie between 0 and 1"):
+        split_ratings(ratings([(1, 1, 3.0)]), fraction)
+
+
+# The matrix
+
+
+@given(tables(), st.sampled_from([None, 0.5, 3.5, 5.0]))
+def test_the_matrix_numbers_original_ids_in_ascending_order(df, threshold):
+    rows = list(df.itertuples(index=False, name=None))
+    users, items = sorted({u for u, _, _ in rows}), sorted({m for _, m, _ in rows})
+    expected = {
+        (users.index(u), items.index(m)): r if threshold is None else 1.0
+        for u, m, r in rows
+        if threshold is None or r >= threshold
+    }
+    if not expected:
+        with pytest.raises(ValueError, match=f"no rating reaches the threshold {threshold}"):
+            interaction_matrix(df, threshold)
+        return
+    matrix = interaction_matrix(df, threshold)
+    assert matrix.shape == (len(users), len(items))
+    assert (matrix.format, matrix.dtype) == ("csr", np.float32)
+    assert entries(matrix) == expected
+
+
+def test_encoded_ids_are_the_positions_in_the_matrix():
+    train = ratings([(9, 50, 1.0), (3, 40, 2.0), (9, 40, 3.0)])
+    valid = encode_ratings(ratings([(3, 50, 5.0), (4, 50, 1.0)]), train)
+    assert entries(interaction_matrix(valid)) == {(1, 0): 5.0}
+    assert interaction_matrix(valid).shape == (2, 2)
+    assert interaction_matrix(valid, shape=(5, 6)).shape == (5, 6)
+
+
+@pytest.mark.parametrize("row", [(-1, 0, 3.0), (2, 0, 3.0), (0, -1, 3.0), (0, 3, 3.0)])
+def test_the_matrix_refuses_ids_outside_its_shape(row):
+    with pytest.raises(ValueError, match=r"Id must lie in 0 \.\.\. \d"):
+        interaction_matrix(ratings([(0, 0, 1.0), row]), shape=(2, 3))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_the_matrix_refuses_what_is_no_rating(bad):
+    with pytest.raises(ValueError, match="finite number"):
+        interaction_matrix(ratings([(0, 0, bad)]))
+
+
+def test_the_matrix_does_not_add_up_two_ratings_of_one_movie():
+    with pytest.raises(ValueError, match=r"user 1 rates movie 2 more than once.*drop_duplicates"):
+        interaction_matrix(ratings([(1, 2, 3.0), (1, 2, 3.0)]))
+
+
+# Holding out
+
+
+@given(matrices(), st.integers(1, 4), st.integers(0, 99))
+def test_n_entries_of_each_user_with_more_are_held_out(matrix, n, seed):
+    before = matrix.copy()
+    counts = np.diff(matrix.indptr)
+    if counts.max() <= n:
+        with pytest.raises(
+            ValueError, match=f"more than n={n} entries; the most is {counts.max()}"
+        ):
+            leave_n_out(matrix, n, seed)
+        return
+    train, test = leave_n_out(matrix, n, seed)
+    assert train.shape == test.shape == matrix.shape
+    assert train.dtype == test.dtype == matrix.dtype
+    assert np.diff(test.indptr).tolist() == [n if count > n else 0 for count in counts]
+    assert not set(entries(train)) & set(entries(test))
+    assert {**entries(train), **entries(test)} == entries(matrix)
+    assert (matrix != before).nnz == 0
+
+
+def test_the_held_out_entries_depend_on_the_seed_alone():
+    matrix = sparse.random(30, 40, density=0.6, format="csr", random_state=0)
+    (_, once), (_, again), (_, other) = (leave_n_out(matrix, 5, seed) for seed in (1, 1, 2))
+    assert (once != again).nnz == 0
+    assert (once != other).nnz > 0
+    # The order in which a row's entries are stored is no part of the data.
+    flipped = sparse.csr_matrix(matrix[:, ::-1])[:, ::-1]
+    assert (leave_n_out(flipped, 5, 1)[1] != once).nnz == 0
+
+
+def test_every_entry_is_as_likely_to_be_held_out_as_any_other():
+    matrix = sparse.csr_matrix(np.ones((5000, 6)))
+    _, test = leave_n_out(matrix, n=2, seed=0)
+    held_out = np.asarray(test.sum(axis=0)).ravel()  # 5000 * 2 / 6 expected each
+    expected = 5000 * 2 / 6
+    chi2 = ((held_out - expected) ** 2 / (expected * (1 - 2 / 6))).sum() * 5 / 6
+    assert chi2 < 20.5  # 0.999 quantile of chi-squared with 5 degrees of freedom
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5])
+def test_holding_out_refuses_an_impossible_n(n):
+    with pytest.raises(ValueError, match="n must be a whole number of at least 1"):
+        leave_n_out(sparse.csr_matrix(np.ones((2, 5))), n)
