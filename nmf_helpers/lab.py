@@ -291,8 +291,9 @@ class TrainingLab(widgets.VBox):
 
     @property
     def history(self) -> pd.DataFrame:
-        """The records of the latest run."""
-        return pd.DataFrame(self.runs[-1].history if self.runs else [])
+        """The records of the latest run, one row an epoch."""
+        records = self.runs[-1].history if self.runs else []
+        return pd.DataFrame(records).set_index("epoch") if records else pd.DataFrame()
 
     def figure(self) -> LossCurves:
         """The lab's picture as an ordinary figure."""
@@ -355,6 +356,8 @@ class TrainingLab(widgets.VBox):
                     next_frame = (end := time.perf_counter()) + max(0.05, 4 * (end - now))
         except KeyboardInterrupt:
             halt.set()
+        except ArithmeticError as error:
+            run.state, message = "diverged", f"Training diverged: {error}."
         except Exception as error:
             self._error, run.state = error, "failed"
             message = f"Training failed. {type(error).__name__}: {error}"

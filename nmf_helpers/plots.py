@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -24,6 +25,8 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
 )  # fmt: skip
 GHOSTS = [(GREEN, (0, (6, 1))), (PURPLE, (0, (1, 1))), (ORANGE, (0, (4, 1, 1, 1))), (SKY, "-")]
+
+HALO = [withStroke(linewidth=3, foreground="white")]  # keeps words legible across lines
 
 History = pd.DataFrame | Iterable[Mapping[str, float]]
 
@@ -77,7 +80,12 @@ def _style(ax, **settings):
 
 
 def _frame(history: History) -> pd.DataFrame:
-    return history if isinstance(history, pd.DataFrame) else pd.DataFrame(list(history))
+    frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame(list(history))
+    return frame.reset_index() if frame.index.name == "epoch" else frame
+
+
+def _shorten(title: str, width: int) -> str:
+    return textwrap.shorten(title, width, placeholder="…")
 
 
 def lower_is_better(metric: str) -> bool:
@@ -207,23 +215,28 @@ class LossCurves(Chart):
         A first epoch far above everything else would flatten the rest: the top is at most two and
         a half times the largest baseline or best value, and the curve comes in from above.
         """
-        values = [*values, *self.baselines.values()]
+        anchors = list(self.baselines.values())
         for _, frame in self.ghosts:
-            values += [*frame[self.metric]] if self.metric in frame else []
-        values = np.array([v for v in values if v is not None and np.isfinite(v)], dtype=float)
-        if not len(values):
-            return self._settled or (0.0, 1.0)
-        low, high = values.min(), values.max()
+            anchors += [v for c in (self.metric, self.train_metric) if c in frame for v in frame[c]]
+        everything = np.array([*values, *anchors], dtype=float)
+        everything = everything[np.isfinite(everything)]
+        if not len(everything):
+            return 0.0, 1.0
+        low, high = everything.min(), everything.max()
         if lower_is_better(self.metric) and low > 0:
             high = min(high, 2.5 * max([low, *self.baselines.values()]))
-        room = 0.12 * (high - low) or 0.1 * abs(high) or 0.1
-        if self._settled is None or len(values) == len(self.baselines):
-            return low - room, high + room
-        floor, ceiling = self._settled
+        room = 0.1 * (high - low) or 0.1 * abs(high) or 0.1
+        floor, ceiling = self._settled or (low, high)
+        if self._settled is None or high - low < 0.3 * (ceiling - floor):
+            floor, ceiling = low - room, high + room
+        # An edge that is passed gives way by a good step, so that it is passed seldom.
         if low < floor:
             floor = low - 2 * room
         if high > ceiling:
             ceiling = high + room
+        floor = max(floor, 0.0) if low >= 0 else floor
+        if len(values):
+            self._settled = floor, ceiling
         return floor, ceiling
 
     def _describe(self, records, best) -> str:
@@ -281,3 +294,208 @@ def loss_curves(history: History, **settings) -> LossCurves:
         Also callable for more: see `LossCurves`.
     """
     return LossCurves(**settings).show(history)
+
+
+# -- the data -------------------------------------------------------------------------------------
+
+
+def sparsity(matrix, *, n_users: int = 150, n_items: int = 300) -> Chart:
+    """A corner of the interaction matrix, beside the long tail of its films.
+
+    Parameters
+    ----------
+    matrix : sparse matrix, shape (users, items)
+    n_users, n_items : int
+        Size of the corner that is drawn, one dot for each rating.
+    """
+    matrix = matrix.tocsr()
+    chart = Chart()
+    left, right = chart.subplots(1, 2)
+    users, items = matrix[:n_users, :n_items].nonzero()
+    _style(left, xlabel=f"film (the first {n_items:,})", ylabel=f"user (the first {n_users:,})")
+    left.scatter(items, users, s=2, color=BLUE, marker="s", linewidths=0)
+    left.grid(False)
+    left.set(xlim=(0, n_items), ylim=(n_users, 0))
+    counts = np.sort(np.diff(matrix.tocsc().indptr))[::-1]
+    counts = counts[counts > 0]
+    half = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1
+    _style(right, xlabel="films, most rated first", ylabel="ratings of the film", yscale="log")
+    right.plot(np.arange(1, len(counts) + 1), counts, color=BLUE, lw=2.4)
+    right.axvline(half, color=VERMILLION, ls="--", lw=1.6)
+    right.text(
+        half, counts[0], f" {half:,} films hold\n half of all ratings",
+        color=VERMILLION, fontsize=11, va="top", path_effects=HALO,
+    )  # fmt: skip
+    density = matrix.nnz / np.prod(matrix.shape)
+    chart.alt = (
+        f"{matrix.shape[0]:,} users by {matrix.shape[1]:,} films, {density:.2%} filled; "
+        f"the most rated film has {counts[0]:,} ratings, {half:,} films hold half of all "
+        f"{matrix.nnz:,}, and {int((counts == 1).sum()):,} films have a single one."
+    )
+    return chart
+
+
+# -- what was learned -----------------------------------------------------------------------------
+
+
+def learned_biases(
+    biases: np.ndarray, titles: Sequence[str], *, n: int = 8, xlabel: str = "bias (stars)"
+) -> Chart:
+    """The films with the highest and lowest of `biases`, shape (n_items,), by name."""
+    order = np.argsort(biases, kind="stable")
+    shown = [*order[:n], *order[-n:]] if len(order) > 2 * n else [*order]
+    chart = Chart(height=0.28 * len(shown) + 1.2)
+    ax = _style(chart.subplots(), xlabel=xlabel)
+    for row, item in enumerate(shown):
+        up = biases[item] > 0
+        colour, marker = (BLUE, "o") if up else (VERMILLION, "s")
+        ax.plot([0, biases[item]], [row, row], color=colour, lw=1.6)
+        ax.plot(biases[item], row, marker, color=colour, ms=8)
+    ax.axvline(0, color=INK, lw=1)
+    ax.set_yticks(range(len(shown)), [_shorten(titles[i], 45) for i in shown])
+    low, high = order[0], order[-1]
+    chart.alt = (
+        f"Learned film biases run from {biases[low]:+.2f} ({titles[low]}) "
+        f"to {biases[high]:+.2f} ({titles[high]})."
+    )
+    return chart
+
+
+def project(vectors: np.ndarray) -> np.ndarray:
+    """The two directions in which `vectors`, shape (n, k), vary most: shape (n, 2).
+
+    Principal components. Each is turned so that its largest weight is positive, as the sign is
+    otherwise a matter of chance.
+    """
+    centred = vectors - vectors.mean(0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)  # rows of (k, k), strongest first
+    axes = axes[:2] * np.sign(axes[np.arange(2), np.abs(axes[:2]).argmax(1)])[:, None]
+    return centred @ axes.T  # (n, 2)
+
+
+def factor_map(
+    points: np.ndarray,
+    titles: Sequence[str],
+    *,
+    groups: Mapping[str, np.ndarray] | None = None,
+    named: Iterable[int] = (),
+    labels: tuple[str, str] = ("first principal component", "second principal component"),
+    title: str = "",
+) -> Chart:
+    """Films on a map.
+
+    Parameters
+    ----------
+    points : ndarray, shape (n_items, 2)
+        Two learned dimensions, or `project` of more.
+    groups : dict of name to indices, optional
+        Films to colour and mark, such as genres; a film in two groups takes the first.
+    named : indices
+        Films to write a name beside, the most important first: a name that would cover another
+        is left out.
+    """
+    chart = Chart(height=6.0)
+    ax = _style(chart.subplots(), xlabel=labels[0], ylabel=labels[1])
+    ax.set_title(title, loc="left", fontsize=12, color=INK)
+    ax.scatter(*points.T, s=9, color="#BBBBBB", linewidths=0)
+    taken: set[int] = set()
+    for (name, members), colour, marker in zip(
+        (groups or {}).items(), COLOURS, "osD^vP", strict=False
+    ):
+        members = [int(i) for i in members if int(i) not in taken]
+        taken.update(members)
+        ax.scatter(*points[members].T, s=28, color=colour, marker=marker, label=name, lw=0)
+    if groups:
+        ax.legend(frameon=False, fontsize=11, labelcolor=INK)
+    chart.canvas.draw()
+    chart.set_layout_engine("none")  # from here on nothing moves, so that overlaps can be seen
+    boxes = []
+    for item in named:
+        text = ax.annotate(
+            _shorten(titles[item], 34), points[item], (5, 3), textcoords="offset points",
+            fontsize=10, color=INK, path_effects=HALO,
+        )  # fmt: skip
+        box = text.get_window_extent()
+        if any(box.overlaps(other) for other in boxes):
+            text.remove()
+        else:
+            boxes.append(box)
+            ax.plot(*points[item], ".", color=INK, ms=5)
+    middles = {name: points[np.asarray(m, int)].mean(0) for name, m in (groups or {}).items()}
+    where = "; ".join(f"{name} centred at ({x:+.2f}, {y:+.2f})" for name, (x, y) in middles.items())
+    chart.alt = f"Map of {len(points):,} films" + (f": {where}." if where else ".")
+    return chart
+
+
+# -- how good it is -------------------------------------------------------------------------------
+
+
+def score_chart(
+    scores: Mapping[str, float | Sequence[float]],
+    *,
+    xlabel: str,
+    baselines: Iterable[str] = (),
+    digits: int = 3,
+) -> Chart:
+    """Scores side by side, best on top, with a dot for every seed.
+
+    Parameters
+    ----------
+    scores : dict of name to score, or to one score per seed
+    xlabel : str
+        Metric and unit; errors and losses, by their name, are better when lower.
+    baselines : names
+        Those of `scores` that are not learned models; drawn hollow, the best as a line.
+    """
+    values = {name: np.atleast_1d(np.asarray(v, float)) for name, v in scores.items()}
+    lower = lower_is_better(xlabel)
+    order = sorted(values, key=lambda name: values[name].mean(), reverse=lower)
+    baselines = [name for name in order if name in set(baselines)]
+    chart = Chart(height=0.42 * len(order) + 1.2)
+    ax = _style(chart.subplots(), xlabel=xlabel + (" (lower is better)" if lower else ""))
+    for row, name in enumerate(order):
+        mean = values[name].mean()
+        face = "white" if name in baselines else BLUE
+        ax.plot(values[name], np.full(len(values[name]), row), "|", color=BLUE, ms=14, mew=1.4)
+        ax.plot(mean, row, "o", color=BLUE, mfc=face, ms=9, mew=2)
+        ax.annotate(
+            f"{mean:.{digits}f}", (mean, row), (0, 7), textcoords="offset points", ha="center",
+            fontsize=10, color=INK, path_effects=HALO,
+        )  # fmt: skip
+    ax.set_yticks(range(len(order)), order)
+    ax.set_ylim(-0.6, len(order) - 0.2)
+    if baselines:
+        ax.axvline(values[baselines[-1]].mean(), color=INK, ls="-.", lw=1.3)
+    described = (
+        f"{name} {v.mean():.{digits}f}"
+        + (f" [{v.min():.{digits}f} to {v.max():.{digits}f}]" if len(v) > 1 else "")
+        for name, v in ((name, values[name]) for name in reversed(order))
+    )
+    chart.alt = f"{xlabel}, best first: {'; '.join(described)}."
+    return chart
+
+
+def by_popularity(table: pd.DataFrame, *, ylabel: str, digits: int = 3) -> Chart:
+    """A metric for films of rising popularity: `table` has a row a class and a column a model."""
+    chart = Chart()
+    ax = _style(chart.subplots(), xlabel=table.index.name or "ratings of the film", ylabel=ylabel)
+    for name, colour, marker, dashes in zip(
+        table, COLOURS, "osD^vP", ("-", "--", "-.", ":", (0, (6, 1)), (0, (1, 2))), strict=False
+    ):
+        ax.plot(
+            range(len(table)),
+            table[name],
+            marker=marker,
+            ls=dashes,
+            lw=2.2,
+            color=colour,
+            label=name,
+        )
+    ax.set_xticks(range(len(table)), [str(i) for i in table.index])
+    ax.legend(frameon=False, fontsize=11, labelcolor=INK)
+    ends = "; ".join(
+        f"{name} {table[name].iloc[0]:.{digits}f} to {table[name].iloc[-1]:.{digits}f}"
+        for name in table
+    )
+    chart.alt = f"{ylabel}, from {table.index[0]} to {table.index[-1]} {ax.get_xlabel()}: {ends}."
+    return chart
