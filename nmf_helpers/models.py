@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nmf_helpers.checks import check_ids, check_number
+
 
 class Scorer(nn.Module):
     """What the models share: sizes that are checked, and a score for every user and item.
@@ -18,8 +20,7 @@ class Scorer(nn.Module):
     def __init__(self, n_users: int, n_items: int, **sizes: int) -> None:
         super().__init__()
         for name, value in {"n_users": n_users, "n_items": n_items, **sizes}.items():
-            if int(value) != value or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+            check_number(name, value, at_least=1, whole=True)
         self.n_users = int(n_users)
         self.n_items = int(n_items)
 
@@ -30,13 +31,20 @@ class Scorer(nn.Module):
         Returns
         -------
         ndarray of float32, shape (len(users), n_items)
+
+        Raises
+        ------
+        ValueError, IndexError
+            For users of the wrong shape or type, or out of range.
         """
+        users = np.arange(self.n_users) if users is None else users
+        rows = torch.from_numpy(check_ids("users", users, self.n_users))
         training = self.training
         self.eval()
-        device = next(self.parameters()).device
-        rows = torch.arange(self.n_users) if users is None else torch.as_tensor(users)
-        scores = self._score_rows(rows.long().to(device))  # (users, items)
-        self.train(training)
+        try:
+            scores = self._score_rows(rows.to(next(self.parameters()).device))  # (users, items)
+        finally:
+            self.train(training)
         return scores.float().cpu().numpy()
 
     def _score_rows(self, users: Tensor) -> Tensor:
@@ -221,6 +229,13 @@ def _normal(
     n_rows: int, n_columns: int, mean: float, std: float, sparse: bool = False
 ) -> nn.Embedding:
     """Return an embedding that starts from a normal distribution (PyTorch's own is N(0, 1))."""
-    embedding = nn.Embedding(n_rows, n_columns, sparse=sparse)
+    check_number("init_std", std, at_least=0)
+    try:
+        embedding = nn.Embedding(n_rows, n_columns, sparse=sparse)
+    except (RuntimeError, TypeError) as error:  # how PyTorch says that memory is short
+        raise ValueError(
+            f"{n_rows} × {n_columns} numbers need {n_rows * n_columns / 2**28:.0f} GiB, more than "
+            "there is: use a smaller n_factors"
+        ) from error
     nn.init.normal_(embedding.weight, mean, std)
     return embedding
