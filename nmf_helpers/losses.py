@@ -40,3 +40,7 @@ def squared_sigmoid_loss(difference: Tensor, target: Tensor | None = None) -> Te
     teach nothing. Kept to be compared with `bpr_loss`.
     """
     return (1 - torch.sigmoid(difference)).square().mean()
+
+
+# A loss that says `pairwise = True` is given differences of scores, not predicted ratings.
+bpr_loss.pairwise = squared_sigmoid_loss.pairwise = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nmf_helpers.checks import check_number, nearest
 from nmf_helpers.losses import bpr_loss, squared_sigmoid_loss
 
 Record = dict[str, float]
@@ -87,7 +87,14 @@ class RowSGD:
         """Do nothing: this optimizer remembers nothing between steps."""
 
 
-OPTIMIZERS = ("adam", "adamw", "sgd", "adagrad", "sparse_adam", "row_sgd")
+OPTIMIZERS: dict[str, Callable] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "adagrad": torch.optim.Adagrad,
+    "sparse_adam": torch.optim.SparseAdam,
+    "row_sgd": RowSGD,
+}
 
 
 def make_optimizer(
@@ -103,29 +110,26 @@ def make_optimizer(
     """
     check_number("lr", lr, above=0)
     check_number("weight_decay", weight_decay, at_least=0)
-    if callable(optimizer):
-        build, name = optimizer, optimizer.__name__.lower()
-    else:
-        name = nearest("optimizer", optimizer, OPTIMIZERS)
-        torch_names = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "adagrad": "Adagrad"}
-        torch_names["sparse_adam"] = "SparseAdam"
-        build = RowSGD if name == "row_sgd" else getattr(torch.optim, torch_names[name])
+    build = optimizer
+    if not callable(optimizer):
+        build = OPTIMIZERS[nearest("optimizer", optimizer, OPTIMIZERS)]
+    kind = getattr(build, "func", build)  # the class behind functools.partial(SGD, momentum=.9)
     sparse = any(getattr(module, "sparse", False) for module in model.modules())
-    if sparse and name in ("adam", "adamw"):
+    if sparse and kind in (torch.optim.Adam, torch.optim.AdamW):
         raise ValueError(
-            f'optimizer="{name}" does not take sparse gradients: '
+            f"{kind.__name__} does not take sparse gradients: "
             'use sparse=False, or optimizer="row_sgd", "sgd", "adagrad" or "sparse_adam"'
         )
-    if sparse and weight_decay and name != "rowsgd" and build is not RowSGD:
+    if sparse and weight_decay and kind is not RowSGD:
         raise ValueError(
-            f'optimizer="{name}" cannot apply weight_decay={weight_decay} to sparse gradients: '
+            f"{kind.__name__} cannot apply weight_decay={weight_decay} to sparse gradients: "
             'use optimizer="row_sgd", which decays the rows it touches, or sparse=False, '
             "or weight_decay=0"
         )
-    if name == "sparse_adam" or build is torch.optim.SparseAdam:
+    if kind is torch.optim.SparseAdam:
         if not sparse:
             raise ValueError('optimizer="sparse_adam" needs sparse gradients: use sparse=True')
-        return build(model.parameters(), lr=lr)
+        return build(model.parameters(), lr=lr)  # it has no weight_decay to set to 0
     return build(model.parameters(), lr=lr, weight_decay=weight_decay)
 
 
@@ -150,14 +154,14 @@ def train(
     Parameters
     ----------
     model : nn.Module
-        Called as ``model(users, items)``.
+        Called as ``model(users, items)`` with tensors of shapes that broadcast.
     batches : iterable of ((users, items), target)
         Walked once an epoch: a DataLoader, or a list with one batch for full-batch training.
         `items` may be a pair (positives, negatives): the loss then gets the difference of their
         scores.
     loss : callable
-        ``loss(prediction, target)`` → mean over the batch, or the sum if it says
-        ``reduction="sum"`` of itself as PyTorch's modules do.
+        ``loss(prediction, target)`` → mean over the batch, one number a sample, or the sum if
+        it says ``reduction="sum"`` of itself as PyTorch's modules do.
     optimizer : str, class or object
         One of `OPTIMIZERS`, an optimizer class, or a ready-made optimizer (then `lr` and
         `weight_decay` are its own).
@@ -167,7 +171,8 @@ def train(
         Follow the gradient of the loss summed over the batch, not averaged, so that the learning
         rate is that of one sample whatever the batch size.
     evaluate : callable, optional
-        ``evaluate(model)`` → numbers to add to the record, after each epoch, in eval mode.
+        ``evaluate(model)`` → numbers to add to the record, after each epoch. The model is in
+        eval mode then, and while a record is looked at.
 
     Yields
     ------
@@ -178,10 +183,10 @@ def train(
     Raises
     ------
     Diverged
-        When the loss is NaN or infinite.
+        When the loss or a weight is NaN or infinite.
     """
     check_number("n_epochs", n_epochs, at_least=0, whole=True)
-    if isinstance(optimizer, str | type):
+    if isinstance(optimizer, str) or callable(optimizer):
         optimizer = make_optimizer(optimizer, model, lr, weight_decay)
     for epoch in range(first_epoch, n_epochs + 1):
         start = time.perf_counter()
@@ -190,24 +195,29 @@ def train(
         for (users, items), target in batches:
             optimizer.zero_grad()
             mean = batch_loss(model, users, items, target, loss)
-            (mean * len(target) if sum_gradients else mean).backward()
-            optimizer.step()
             total += mean.item() * len(target)
             count += len(target)
+            if not math.isfinite(total):
+                raise _diverged(f"the training loss became {mean.item()}", epoch)
+            (mean * len(target) if sum_gradients else mean).backward()
+            optimizer.step()
         if not count:
             raise ValueError("there is nothing to train on: the batches are empty")
         record: Record = {"epoch": epoch, "train_loss": total / count}
         seconds = time.perf_counter() - start
-        if not math.isfinite(total):
-            raise Diverged(
-                f"the training loss became {total / count} in epoch {epoch}: "
-                "try a smaller lr (a tenth of it), or a smaller initialisation"
-            )
+        if not all(weight.isfinite().all() for weight in model.parameters()):
+            raise _diverged("weights became NaN or infinite", epoch)
+        model.eval()
         if evaluate is not None:
-            model.eval()
             record.update(evaluate(model))
         record["seconds"] = seconds
         yield record
+
+
+def _diverged(what: str, epoch: int) -> Diverged:
+    return Diverged(
+        f"{what} in epoch {epoch}: try a smaller lr (a tenth of it), or a smaller initialisation"
+    )
 
 
 def batch_loss(model: nn.Module, users: Tensor, items, target: Tensor, loss: Callable) -> Tensor:
@@ -224,7 +234,7 @@ def batch_loss(model: nn.Module, users: Tensor, items, target: Tensor, loss: Cal
             f"{tuple(target.shape)}: they must be the same"
         )
     value = loss(prediction, target)
-    return value / len(target) if getattr(loss, "reduction", "mean") == "sum" else value
+    return value / len(target) if getattr(loss, "reduction", "mean") == "sum" else value.mean()
 
 
 @torch.no_grad()
@@ -238,27 +248,3 @@ def mean_loss(model: nn.Module, batches: Iterable, loss: Callable = F.mse_loss) 
         count += len(target)
     model.train(training)
     return total / count if count else math.nan
-
-
-def nearest(what: str, name: str, known: Iterable[str]) -> str:
-    """Return `name` if it is known; otherwise raise an error that suggests the nearest one."""
-    known = sorted(known)
-    if name in known:
-        return name
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
-    raise ValueError(f"unknown {what} {name!r}: did you mean {close[0]!r}? Known: {known}")
-
-
-def check_number(
-    name: str, value: float, *, at_least: float = -math.inf, above: float = -math.inf, whole=False
-) -> None:
-    """Raise a ValueError that names the number unless it is finite and in range."""
-    limit = f"at least {at_least}" if at_least > -math.inf else f"above {above}"
-    kind = "a whole number" if whole else "a number"
-    try:
-        good = math.isfinite(value) and value >= at_least and value > above
-        good = good and (not whole or int(value) == value)
-    except TypeError:
-        good = False
-    if not good:
-        raise ValueError(f"{name} must be {kind} {limit}, not {value!r}")
