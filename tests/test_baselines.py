@@ -186,6 +186,8 @@ class TestEveryBaseline:
             kind().fit(sparse.csr_matrix((3, 4)))
         with pytest.raises(ValueError, match="NaN or infinite"):
             kind().fit(np.array([[1.0, np.nan]]))
+        with pytest.raises(ValueError, match=r"must be a .* matrix, not 1-D"):
+            kind().fit(np.array([1.0, 2.0]))
 
 
 def test_unseen_users_and_items_fall_back_on_what_is_known(ratings):

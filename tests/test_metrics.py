@@ -259,6 +259,15 @@ def test_values_in_the_test_matrix_are_not_weights_and_a_stored_zero_is_nothing(
     assert evaluate(scores, rated, train) == evaluate(scores, less, train)
 
 
+def test_an_entry_stored_twice_counts_once():
+    twice = sparse.csr_matrix((np.ones(3), [0, 0, 2], [0, 3]), shape=(1, 4))
+    once = sparse.csr_matrix([[1, 0, 1, 0]])
+    scores = np.array([[3.0, 2.0, 1.0, 0.0]])
+    assert evaluate(scores, twice, metrics=["auc", "recall@2"]) == evaluate(
+        scores, once, metrics=["auc", "recall@2"]
+    )
+
+
 def test_an_infinite_score_is_the_first_or_the_last_place():
     scores = np.array([[-np.inf, 0.0, np.inf, -np.inf, 5.0]])
     finite = np.array([[-9.0, 0.0, 9.0, -9.0, 5.0]])
@@ -301,6 +310,19 @@ def test_an_entry_cannot_be_in_test_and_in_train():
     test, train = np.array([[0, 1, 1], [1, 0, 0]]), np.array([[1, 0, 0], [1, 1, 0]])
     with pytest.raises(ValueError, match=r"1 entries .* \(user 1, item 0 for one\)"):
         auc(np.zeros((2, 3)), test, train)
+
+
+def test_an_entry_in_both_is_noticed_whatever_its_value():
+    matrix = np.array([[16, 0]], dtype=np.int8)  # 16 · 16 is 0 in eight bits
+    with pytest.raises(ValueError, match="1 entries are in test and in train"):
+        auc(np.zeros((1, 2)), matrix, matrix)
+
+
+def test_the_held_out_matrix_has_two_dimensions_and_no_nan():
+    with pytest.raises(ValueError, match=r"test must be a \(n_users, n_items\) matrix, not 1-D"):
+        auc(np.zeros((1, 2)), np.array([0, 1]))
+    with pytest.raises(ValueError, match="train contains NaN; write 0"):
+        auc(np.zeros((1, 2)), np.array([[0, 1]]), np.array([[np.nan, 0]]))
 
 
 def test_someone_must_have_a_test_item():
