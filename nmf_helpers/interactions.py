@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from nmf_helpers.checks import check_number
+
 SORT_ABOVE = 2_000_000  # samples; below, everything fits the processor's cache anyway
+
+
+Batch = tuple[tuple[Tensor, Tensor], Tensor]  # ((users, items), values), each (batch,)
+
+
+def full_batch(df: pd.DataFrame) -> Batch:
+    """Return all rows of an encoded table of ratings as one batch."""
+    users = torch.tensor(df["userId"].to_numpy(), dtype=torch.long)  # (rows,)
+    items = torch.tensor(df["movieId"].to_numpy(), dtype=torch.long)  # (rows,)
+    return (users, items), torch.tensor(df["rating"].to_numpy(), dtype=torch.float32)
 
 
 class Interactions(Dataset):
@@ -26,7 +39,7 @@ class Interactions(Dataset):
     """
 
     def __init__(self, matrix: sp.spmatrix | sp.sparray) -> None:
-        csr = _checked(matrix)
+        csr = checked_csr(matrix)
         self.n_users, self.n_items = csr.shape
         # int32 halves the memory at 20 million interactions; batches are widened as they leave.
         counts = np.diff(csr.indptr)
@@ -37,7 +50,7 @@ class Interactions(Dataset):
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, index: int | Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    def __getitem__(self, index: int | Tensor) -> Batch:
         index = torch.as_tensor(index)
         return (self.users[index].long(), self.items[index].long()), self.values[index]
 
@@ -75,11 +88,11 @@ class PairwiseInteractions(Interactions):
     ) -> None:
         super().__init__(matrix)
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
-        taken = _checked(matrix)
+        taken = checked_csr(matrix)
         if avoid is not None:
             if avoid.shape != taken.shape:
                 raise ValueError(f"avoid has shape {avoid.shape}, the positives {taken.shape}")
-            taken = _checked(_pattern(taken) + _pattern(_checked(avoid)))
+            taken = checked_csr(_pattern(taken) + _pattern(checked_csr(avoid)))
         degree = np.diff(taken.indptr)
         positives = np.bincount(self.users.numpy(), minlength=self.n_users)
         full = np.flatnonzero((degree == self.n_items) & (positives > 0))
@@ -122,27 +135,28 @@ class BatchIndices(Sampler[Tensor]):
     """
 
     def __init__(self, indices: int | Tensor, batch_size: int, generator: torch.Generator) -> None:
-        if int(batch_size) != batch_size or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
+        check_number("batch_size", batch_size, at_least=1, whole=True)
         self.indices = indices
         self.n_samples = indices if isinstance(indices, int) else len(indices)
         self.batch_size = int(batch_size)
         self.generator = generator
+        # Many samples are cut into sixteen random parts, each walked in user order: rows that are
+        # used together lie together, and memory is read once instead of fetched a thousand times.
+        self.sort = self.n_samples > SORT_ABOVE
+        self.part_size = max(1, -(-self.n_samples // 16) if self.sort else self.n_samples)
 
     def __len__(self) -> int:
-        return -(-self.n_samples // self.batch_size)
+        whole_parts, rest = divmod(self.n_samples, self.part_size)
+        return whole_parts * -(-self.part_size // self.batch_size) + -(-rest // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(self.n_samples, generator=self.generator)
         if not isinstance(self.indices, int):
             order = self.indices[order]
-        if self.n_samples <= SORT_ABOVE:
-            yield from order.split(self.batch_size)
-        else:
-            # Sixteen random parts, each walked in user order: rows that are used together lie
-            # together, and memory is read once instead of fetched a thousand times.
-            for part in order.split(-(-self.n_samples // 16)):
-                yield from part.sort().values.split(self.batch_size)
+        for part in order.split(self.part_size):
+            if len(part):  # splitting nothing gives one part of nothing
+                part = part.sort().values if self.sort else part
+                yield from part.split(self.batch_size)
 
 
 def batches(
@@ -171,7 +185,8 @@ def _as_is(batch):
     return batch
 
 
-def _checked(matrix) -> sp.csr_matrix:
+def checked_csr(matrix) -> sp.csr_matrix:
+    """Return the matrix as CSR with sorted rows, refusing what is no table of numbers."""
     if not sp.issparse(matrix):
         raise TypeError(
             f"expected a scipy.sparse matrix, not {type(matrix).__name__}: "
