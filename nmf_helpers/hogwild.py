@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import copy
+import os
+import pickle
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import wait
+from contextlib import suppress
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from nmf_helpers.checks import check_number
 from nmf_helpers.interactions import Interactions, batches
-from nmf_helpers.training import Record, check_number, make_optimizer, train
+from nmf_helpers.training import Record, make_optimizer, train
+
+MOST_WORKERS = max(64, os.cpu_count() or 1)  # a slip of the keyboard shall not start thousands
 
 
 class WorkerError(RuntimeError):
     """A worker process raised, died or went silent."""
+
+
+class _Worker(NamedTuple):
+    rank: int
+    process: BaseProcess
+    connection: Connection
 
 
 def train_hogwild(
@@ -61,6 +77,10 @@ def train_hogwild(
 
     Raises
     ------
+    ValueError
+        For settings that cannot work.
+    TypeError
+        If the model or the loss cannot be sent to another process.
     WorkerError
         If a worker raises, dies or hangs. The other workers are ended; the model keeps the
         weights it has.
@@ -70,10 +90,14 @@ def train_hogwild(
     Niu, Recht, Ré and Wright (2011), "HOGWILD!: A Lock-Free Approach to Parallelizing
     Stochastic Gradient Descent", NIPS.
     """
-    check_number("n_workers", n_workers, at_least=1, whole=True)
+    check_number("n_workers", n_workers, at_least=1, at_most=MOST_WORKERS, whole=True)
+    check_number("timeout", timeout, above=0)
     make_optimizer(optimizer, model, lr, weight_decay)  # refuse what cannot work before starting
+    if not len(dataset):
+        raise ValueError("there is nothing to train on: the dataset is empty")
     model.share_memory()
-    shards = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    shards = order.chunk(n_workers)  # fewer than n_workers when there are fewer samples
     settings = {
         "loss": loss, "optimizer": optimizer, "lr": lr, "weight_decay": weight_decay,
         "n_epochs": n_epochs, "first_epoch": first_epoch, "sum_gradients": True,
@@ -81,45 +105,38 @@ def train_hogwild(
     dataset = copy.copy(dataset)
     dataset.generator = None  # each worker makes its own
     context = torch.multiprocessing.get_context(start_method)
-    workers = []
+    workers: list[_Worker] = []
     try:
-        for rank, shard in enumerate(shards.chunk(n_workers)):
+        for rank, shard in enumerate(shards):
             ours, theirs = context.Pipe()
-            job = (theirs, model, dataset, shard, batch_size, settings, 1000 * seed + rank + 1)
+            worker_seed = 1000 * (1000 * seed + first_epoch) + rank
+            job = (theirs, model, dataset, shard, batch_size, settings, worker_seed)
             process = context.Process(target=_work, args=job, daemon=True)
-            process.start()
+            workers.append(_Worker(rank, process, ours))
+            _start(process)
             theirs.close()  # so that the parent notices when the worker's end closes
-            workers.append((rank, process, ours))
-        for worker in workers:
-            _receive(worker, timeout)  # started, data unpacked
+        _answers(workers, timeout)  # started, data unpacked
         for epoch in range(first_epoch, n_epochs + 1):
             start = time.perf_counter()
-            for _, _, connection in workers:
-                connection.send("go")
-            losses = [_receive(worker, timeout) for worker in workers]
-            sizes = [len(shard) for shard in shards.chunk(n_workers)]
-            total = sum(size * loss for size, loss in zip(sizes, losses, strict=True))
+            for worker in workers:
+                with suppress(OSError):  # it died since: found out when it doesn't answer
+                    worker.connection.send("go")
+            losses = _answers(workers, timeout)
+            total = sum(len(shard) * loss for shard, loss in zip(shards, losses, strict=True))
             record: Record = {"epoch": epoch, "train_loss": total / len(dataset)}
             seconds = time.perf_counter() - start
+            model.eval()
             if evaluate is not None:
-                model.eval()
                 record.update(evaluate(model))
             record["seconds"] = seconds
             yield record
     finally:  # also on an interrupt, and when the reader of the records stops early
-        for _, process, connection in workers:
-            connection.close()  # an idle worker takes this as the end
-            process.join(0.5)
-            if process.is_alive():
-                process.terminate()
-                process.join(2)
-            if process.is_alive():
-                process.kill()
-                process.join()
+        _end(workers)
 
 
 def _work(connection, model, dataset, shard, batch_size, settings, seed) -> None:
     """Run in a worker: train one epoch on the shard each time the parent says so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; it ends us
     try:
         torch.set_num_threads(1)  # the processes are the parallelism
         torch.manual_seed(seed)
@@ -127,30 +144,74 @@ def _work(connection, model, dataset, shard, batch_size, settings, seed) -> None
         dataset.generator = generator
         records = train(model, batches(dataset, batch_size, generator, shard), **settings)
         connection.send(("ok", None))
-        while connection.recv() == "go":
+        while _told_to_go(connection):
             connection.send(("ok", next(records)["train_loss"]))
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        pass  # the parent has gone, or is ending us
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the parent has closed its end, or is gone
     except Exception:
         connection.send(("error", traceback.format_exc()))
 
 
-def _receive(worker, timeout: float):
-    """Wait for a worker's answer, its death or the time limit, whichever comes first."""
-    rank, process, connection = worker
-    if not wait([connection, process.sentinel], timeout):
-        raise WorkerError(f"hogwild worker {rank} did not answer within {timeout:g} seconds")
+def _told_to_go(connection: Connection) -> bool:
+    """Wait for the parent's word, or for its death (a forked sibling may keep the pipe open)."""
+    wait([connection, parent_process().sentinel])
+    return connection.poll() and connection.recv() == "go"
+
+
+def _start(process: BaseProcess) -> None:
     try:
-        status, answer = connection.recv() if connection.poll() else ("gone", None)
-    except EOFError:
+        process.start()
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TypeError(
+            f"the model or the loss cannot be sent to a worker process ({error}): "
+            "define it at the top of a .py file and import it, no lambda and no inner function"
+        ) from error
+
+
+def _answers(workers: list[_Worker], timeout: float) -> list[Any]:
+    """Wait until every worker has answered; raise as soon as one fails, or at the time limit."""
+    deadline = time.monotonic() + timeout
+    answers: dict[int, Any] = {}
+    while silent := [worker for worker in workers if worker.rank not in answers]:
+        signs = [sign for w in silent for sign in (w.connection, w.process.sentinel)]
+        ready = wait(signs, max(0.0, deadline - time.monotonic()))
+        if not ready:
+            ranks = ", ".join(str(worker.rank) for worker in silent)
+            raise WorkerError(f"hogwild worker {ranks} did not answer within {timeout:g} seconds")
+        for worker in silent:
+            if worker.connection in ready or worker.process.sentinel in ready:
+                answers[worker.rank] = _receive(worker)
+    return [answers[worker.rank] for worker in workers]
+
+
+def _receive(worker: _Worker) -> Any:
+    try:
+        status, answer = worker.connection.recv() if worker.connection.poll() else ("gone", None)
+    except (EOFError, ConnectionResetError):
         status, answer = "gone", None
     if status == "ok":
         return answer
     if status == "error":
-        raise WorkerError(f"hogwild worker {rank} failed:\n{answer}")
-    process.join(5)
+        raise WorkerError(f"hogwild worker {worker.rank} failed:\n{answer}")
+    worker.process.join(5)
     raise WorkerError(
-        f"hogwild worker {rank} died with exit code {process.exitcode}. A negative code is a "
-        "signal (-9: killed, often for lack of memory). In a script, start training under "
-        'if __name__ == "__main__":, since each worker imports the script anew'
+        f"hogwild worker {worker.rank} died with exit code {worker.process.exitcode}. "
+        "A negative code is a signal (-9: killed, often for lack of memory). Code 1 at the start: "
+        "a model or loss defined in a notebook cell is unknown to a worker, so import it from a "
+        '.py file; and a script must start training under if __name__ == "__main__":, since each '
+        "worker imports the script anew"
     )
+
+
+def _end(workers: list[_Worker]) -> None:
+    """Leave no process behind: ask, then terminate, then kill."""
+    for worker in workers:
+        worker.connection.close()  # an idle worker takes this as the end
+    for worker in workers:
+        if worker.process.pid is None:
+            continue  # it never started
+        worker.process.join(0.5)
+        for end in (worker.process.terminate, worker.process.kill):
+            if worker.process.is_alive():
+                end()
+                worker.process.join(2)
