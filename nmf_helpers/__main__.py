@@ -36,10 +36,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def fetch() -> int:
     """Fetch ML-100K into the cache, or say why that can't be."""
-    from nmf_helpers.fetch import FetchError, fetch_100k
+    from nmf_helpers.fetch import FetchError, cache_dir, fetch_100k
 
     try:
-        print(f"ML-100K is ready in {fetch_100k()}")
+        fetch_100k()
+        print(f"ML-100K is ready in {cache_dir()}")
     except FetchError as error:
         print(error, file=sys.stderr)
         return 1
@@ -100,7 +101,7 @@ def _fail(message: str) -> str:
     raise RuntimeError(message)
 
 
-def _fits(requirement, version: str | None = None) -> str:
+def _fits(requirement: "Requirement", version: str | None = None) -> str:
     try:
         version = version or metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
@@ -152,10 +153,12 @@ def _latest_small() -> str:
 
 
 def _ml_100k() -> str:
-    from nmf_helpers.fetch import cache_dir, is_cached
+    from nmf_helpers.fetch import cache_dir, read_archive
 
-    if not is_cached(cache_dir() / "ml-100k"):
-        raise RuntimeError("not fetched yet; notebooks 5 to 7 need it")
+    try:
+        read_archive((cache_dir() / "ml-100k.zip").read_bytes())
+    except FileNotFoundError:
+        raise RuntimeError("not fetched yet; notebooks 5 to 7 need it") from None
     return "fetched and verified"
 
 

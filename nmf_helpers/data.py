@@ -8,6 +8,7 @@ whole table as one sparse users x movies matrix (:func:`interaction_matrix`).
 
 from collections.abc import Hashable
 from difflib import get_close_matches
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def load_ratings(name: str | Path = "latest-small") -> pd.DataFrame:
     if name == "latest-small":
         return check_ratings(pd.read_csv(EMBEDDED / name / "ratings.csv.gz"))
     if name == "100k":
-        path = fetch_100k() / "u.data"
-        return check_ratings(pd.read_csv(path, sep="\t", header=None, names=COLUMNS))
+        u_data = BytesIO(fetch_100k().ratings)
+        return check_ratings(pd.read_csv(u_data, sep="\t", header=None, names=COLUMNS))
     path = Path(name)
     if not path.is_file():
         if path.suffix:
@@ -83,10 +84,15 @@ def load_movies(name: str = "latest-small") -> pd.DataFrame:
     """
     if name not in DATASETS:
         raise ValueError(_unknown(str(name)))
-    path = fetch_100k() / "movies.csv" if name == "100k" else EMBEDDED / name / "movies.csv.gz"
+    if name == "100k":
+        columns = ["movieId", "title", "year", "genres"]
+        return pd.DataFrame(fetch_100k().movies, columns=columns).astype({"year": "Int64"})
     # Without keep_default_na=False a movie called "Null" would lose its title.
     return pd.read_csv(
-        path, dtype={"year": "Int64"}, keep_default_na=False, na_values={"year": [""]}
+        EMBEDDED / name / "movies.csv.gz",
+        dtype={"year": "Int64"},
+        keep_default_na=False,
+        na_values={"year": [""]},
     )
 
 

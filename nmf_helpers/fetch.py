@@ -1,10 +1,10 @@
 """Fetch ML-100K once, verify it, and keep it in a cache.
 
-ML-100K may not be passed on, so this package can't carry it. Several routes lead to it; each ends
-in the same verified bytes, or is given up for the next.
+ML-100K may not be passed on, so this package can't carry it. Two routes lead to it: GroupLens's own
+zip file, and the wheel of RecBole, a recommender library that has it as an example. Either way the
+ratings are the same verified bytes, and whichever archive came is kept as ``ml-100k.zip``.
 """
 
-import csv
 import hashlib
 import io
 import os
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import compress
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from urllib.request import urlopen
 from zipfile import ZipFile
 
@@ -23,14 +24,17 @@ from platformdirs import user_cache_dir
 from tqdm.auto import tqdm
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
-ZIP_SHA256 = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
-WHEEL = "recbole==1.2.1"  # the recommender library RecBole brings ML-100K as an example
-SHA256 = {
-    "u.data": "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490",
-    "movies.csv": "7a84f011b17091310ac1c9df993c25a93acb6db84711219ebd44ffa1544cee4c",
-}
+URL_SHA256 = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
+WHEEL = "recbole==1.2.1"
+WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
+RATINGS_SHA256 = "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"
 
-Route = Callable[[], Mapping[str, bytes]]  # what a route brings: file name -> contents
+
+class ML100K(NamedTuple):
+    """The contents of ML-100K: the bytes of ``u.data``, and (movieId, title, year, genres) rows."""
+
+    ratings: bytes
+    movies: list[tuple[int, str, int | None, str]]
 
 
 class FetchError(OSError):
@@ -44,69 +48,54 @@ def cache_dir() -> Path:
 
 
 def fetch_100k(
-    folder: Path | None = None,
-    routes: Mapping[str, Route] | None = None,
-    sha256: Mapping[str, str] = SHA256,
-) -> Path:
-    """Return a folder with a verified copy of ML-100K, fetching it if there is none yet.
+    path: Path | None = None,
+    routes: Mapping[str, Callable[[], bytes]] | None = None,
+    sha256: str = RATINGS_SHA256,
+) -> ML100K:
+    """Return the contents of ML-100K, fetching it if there is no good copy in the cache yet.
 
     Parameters
     ----------
-    folder
-        Where to keep it; ``ml-100k`` in :func:`cache_dir` by default.
+    path
+        The archive to read, or to fetch; ``ml-100k.zip`` in :func:`cache_dir` by default.
     routes
-        Ways to fetch it, by name, in the order to try them; by default GroupLens, then the
-        package index that pip uses. An ``ml-100k.zip`` put beside `folder` by hand comes first.
+        Ways to get the archive, by name, in the order to try them; by default GroupLens, then the
+        package index that pip uses.
     sha256
-        The files to keep and their checksums.
-
-    Returns
-    -------
-    Path
-        The folder with ``u.data``, GroupLens's own file, and ``movies.csv``.
+        Checksum of the ratings.
 
     Raises
     ------
     FetchError
-        No route worked, or `folder` can't be written.
+        No route worked, or the cache can't be written.
     """
-    folder = folder or cache_dir() / "ml-100k"
-    if is_cached(folder, sha256):
-        return folder
-    check_writable(folder)
-    by_hand = folder.parent / "ml-100k.zip"
-    if routes is None:
-        routes = {
-            URL: lambda: read_zip(download(URL, ZIP_SHA256)),
-            f"pip download {WHEEL}": lambda: read_wheel(pip_download(WHEEL)),
-        }
-    if by_hand.exists():
-        routes = {str(by_hand): lambda: read_zip(by_hand.read_bytes()), **routes}
+    path = path or cache_dir() / "ml-100k.zip"
+    routes = routes or {
+        URL: lambda: download(URL, URL_SHA256),
+        f"pip download {WHEEL}": lambda: pip_download(WHEEL, WHEEL_SHA256),
+    }
     failures = []
+    if path.exists():
+        try:
+            return read_archive(path.read_bytes(), sha256)
+        except Exception as error:  # an archive can be broken in many ways; get a new one
+            failures.append(f"{path}: {_reason(error)}")
+    check_writable(path.parent)
     for name, route in routes.items():
         try:
-            files = route()
-            for file, expected in sha256.items():
-                _verify(files[file], expected, file)
-        except Exception as error:  # whatever went wrong here, the next route may work
-            failures.append(f"  - {name}: {str(error) or type(error).__name__}")
+            archive = route()
+            contents = read_archive(archive, sha256)
+        except Exception as error:  # whatever went wrong, the next route may work
+            failures.append(f"{name}: {_reason(error)}")
         else:
-            _store(files, folder, sha256)
-            return folder
+            _store(archive, path)
+            return contents
     raise FetchError(
-        "ML-100K could not be fetched. Tried:\n"
-        + "\n".join(failures)
-        + f"\nTwo ways out:\n  - get {URL} in any way you can, and put it at {by_hand}\n"
+        "ML-100K could not be fetched. Tried:\n  - "
+        + "\n  - ".join(failures)
+        + f"\nTwo ways out:\n  - get {URL} in any way you can, and put it at {path}\n"
         '  - work with the dataset that comes with this package: load_ratings("latest-small")'
     )
-
-
-def is_cached(folder: Path, sha256: Mapping[str, str] = SHA256) -> bool:
-    """Tell whether every file is in the folder and has its checksum."""
-    try:
-        return all(_sha256((folder / name).read_bytes()) == want for name, want in sha256.items())
-    except OSError:
-        return False
 
 
 def check_writable(folder: Path) -> None:
@@ -137,8 +126,11 @@ def download(url: str, sha256: str, seconds: float = 120, stall: float = 10) -> 
     return bytes(content)
 
 
-def pip_download(requirement: str, seconds: float = 120) -> bytes:
-    """Download a wheel with pip, which knows this machine's package index, without installing."""
+def pip_download(requirement: str, sha256: str, seconds: float = 120) -> bytes:
+    """Download a wheel with pip, which knows this machine's package index, and verify it.
+
+    Nothing is installed. Gives up after 10 seconds without a byte, or `seconds` in all.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", requirement, "--no-deps"]
         command += ["--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
@@ -152,80 +144,88 @@ def pip_download(requirement: str, seconds: float = 120) -> bytes:
         if done.returncode:
             raise OSError((done.stderr.strip() or "pip failed").splitlines()[-1])
         (wheel,) = Path(folder).glob("*.whl")
-        return wheel.read_bytes()
+        content = wheel.read_bytes()
+    _verify(content, sha256, "the wheel")
+    return content
 
 
-def read_zip(content: bytes) -> dict[str, bytes]:
-    """Take ML-100K from GroupLens's zip file."""
-    with _open_zip(content) as archive:
-        # u.genre names the genres, one a line: "Action|1". u.item has one 0/1 flag for each.
-        genres = [g.split("|")[0] for g in archive.read("ml-100k/u.genre").decode().split()]
-        movies = []
-        for line in archive.read("ml-100k/u.item").decode("latin-1").splitlines():
-            number, title, _, _, _, *flags = line.split("|")
-            movies.append((number, title, list(compress(genres, map(int, flags)))))
-        return {"u.data": archive.read("ml-100k/u.data"), "movies.csv": _movies_csv(movies)}
+def read_archive(content: bytes, sha256: str = RATINGS_SHA256) -> ML100K:
+    """Take ML-100K from GroupLens's zip file or RecBole's wheel: the same tables from either.
+
+    Raises
+    ------
+    ValueError
+        Ratings with another checksum, or names in the archive that point outside it.
+    zipfile.BadZipFile, KeyError
+        Not an archive, a damaged one, or one without ML-100K in it.
+    """
+    with ZipFile(io.BytesIO(content)) as archive:
+        for name in archive.namelist():
+            # Nothing is unpacked to disk here, but an archive that tries to escape isn't ours.
+            path = PurePosixPath(name.replace("\\", "/"))
+            if path.is_absolute() or ".." in path.parts or ":" in name:
+                raise ValueError(f"the archive has an unsafe name in it: {name!r}")
+        from_wheel = any(name.startswith("recbole/") for name in archive.namelist())
+        contents = _read_wheel(archive) if from_wheel else _read_zip(archive)
+    _verify(contents.ratings, sha256, "u.data")
+    return contents
 
 
-def read_wheel(content: bytes) -> dict[str, bytes]:
-    """Take ML-100K from RecBole's wheel: GroupLens's u.data under a header, movies retyped."""
-    with _open_zip(content) as archive:
-        path = "recbole/dataset_example/ml-100k/ml-100k"
-        _, _, ratings = archive.read(path + ".inter").partition(b"\n")
-        movies = []
-        for line in archive.read(path + ".item").decode().splitlines()[1:]:
-            number, title, year, genres = line.split("\t")
-            title = "unknown" if title == "unkonwn" else f"{title} ({year})"
-            movies.append((number, title, genres.split(" ")))
-        return {"u.data": ratings, "movies.csv": _movies_csv(movies)}
+def _read_zip(archive: ZipFile) -> ML100K:
+    # u.genre names the genres, one a line: "Action|1"; u.item has a 0/1 flag for each of them.
+    genres = [line.split("|")[0] for line in archive.read("ml-100k/u.genre").decode().split()]
+    movies = []
+    for line in archive.read("ml-100k/u.item").decode("latin-1").splitlines():
+        number, title, _, _, _, *flags = line.split("|")
+        movies.append(_movie(number, title, compress(genres, map(int, flags))))
+    return ML100K(archive.read("ml-100k/u.data"), movies)
 
 
-def _movies_csv(movies: Iterable[tuple[str, str, list[str]]]) -> bytes:
-    """Write movies in the one form that both archives lead to, byte for byte."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["movieId", "title", "year", "genres"])
-    for number, title, genres in movies:
-        # "Toy Story (1995)"; one title goes on after the year: "... (1995) (V)", for video.
-        match = re.match(r"(.*)\((\d{4})\)", title)
-        name, year = match.groups() if match else (title, "")
-        writer.writerow([number, name.strip(), year, "|".join(genres)])
-    return text.getvalue().encode()
+def _read_wheel(archive: ZipFile) -> ML100K:
+    # RecBole puts a header above u.data, and types u.item anew, with years in a column.
+    path = "recbole/dataset_example/ml-100k/ml-100k"
+    _, _, ratings = archive.read(path + ".inter").partition(b"\n")
+    movies = []
+    for line in archive.read(path + ".item").decode().splitlines()[1:]:
+        number, title, year, genres = line.split("\t")
+        title = "unknown" if title == "unkonwn" else f"{title} ({year})"
+        movies.append(_movie(number, title, genres.split()))
+    return ML100K(ratings, movies)
 
 
-def _open_zip(content: bytes) -> ZipFile:
-    archive = ZipFile(io.BytesIO(content))
-    for name in archive.namelist():
-        # Nothing here unpacks to disk, but an archive that tries to escape isn't the one we want.
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-            raise ValueError(f"the archive has an unsafe name in it: {name!r}")
-    return archive
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _movie(number: str, title: str, genres: Iterable[str]) -> tuple[int, str, int | None, str]:
+    # "Toy Story (1995)"; one title goes on after the year: "... (1995) (V)", for a video.
+    match = re.match(r"(.*)\((\d{4})\)", title)
+    name, year = (match[1], int(match[2])) if match else (title, None)
+    return int(number), name.strip(), year, "|".join(genres)
 
 
 def _verify(content: bytes, expected: str, what: str) -> None:
-    if _sha256(content) != expected:
+    if hashlib.sha256(content).hexdigest() != expected:
         page = content.lstrip()[:1] == b"<"
         hint = "; it is a web page, perhaps of a login or an error" if page else ""
-        raise ValueError(f"{what} has a wrong checksum ({len(content)} bytes{hint})")
+        raise ValueError(f"{what} has a wrong checksum ({len(content):,} bytes{hint})")
 
 
-def _store(files: Mapping[str, bytes], folder: Path, sha256: Mapping[str, str]) -> None:
-    """Write each file under another name, then rename: it is never there in half."""
+def _store(content: bytes, path: Path) -> None:
+    """Write under another name, then rename: the file is never there in half."""
     try:
-        with tempfile.TemporaryDirectory(dir=folder) as partial:
-            for name in sha256:
-                (Path(partial) / name).write_bytes(files[name])
-                os.replace(Path(partial) / name, folder / name)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            part.write_bytes(content)
+            try:
+                os.replace(part, path)
+            except PermissionError:
+                # Windows won't replace a file that another process is reading: but then that
+                # process has one, and we have ours in memory.
+                if not path.exists():
+                    raise
     except OSError as error:
-        # On Windows a file that another process is reading can't be replaced; if that process
-        # has put a good one there, all is well.
-        if not is_cached(folder, sha256):
-            raise _unwritable(folder, error) from error
+        raise _unwritable(path.parent, error) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _unwritable(folder: Path, error: OSError) -> FetchError:
