@@ -409,11 +409,12 @@ def factor_map(
         ax.legend(frameon=False, fontsize=11, labelcolor=INK)
     chart.canvas.draw()
     chart.set_layout_engine("none")  # from here on nothing moves, so that overlaps can be seen
-    boxes = []
+    boxes, middle = [], sum(ax.get_xlim()) / 2
     for item in named:
+        right = points[item][0] > middle  # names run towards the middle, so that none is cut off
         text = ax.annotate(
-            _shorten(titles[item], 34), points[item], (5, 3), textcoords="offset points",
-            fontsize=10, color=INK, path_effects=HALO,
+            _shorten(titles[item], 34), points[item], (-5 if right else 5, 3),
+            textcoords="offset points", ha="right" if right else "left", fontsize=10, color=INK, path_effects=HALO,
         )  # fmt: skip
         box = text.get_window_extent()
         if any(box.overlaps(other) for other in boxes):
