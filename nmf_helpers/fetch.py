@@ -80,7 +80,10 @@ def fetch_100k(
             return read_archive(path.read_bytes(), sha256)
         except Exception as error:  # an archive can be broken in many ways; get a new one
             failures.append(f"{path}: {_reason(error)}")
-    check_writable(path.parent)
+    try:
+        check_writable(path.parent)
+    except FetchError as error:
+        raise FetchError("\n".join([*failures, str(error)])) from error
     for name, route in routes.items():
         try:
             archive = route()
