@@ -47,6 +47,7 @@ def train_hogwild(
     weight_decay: float = 0.0,
     n_epochs: int = 10,
     first_epoch: int = 1,
+    lr_schedule: str = "constant",
     evaluate: Callable[[nn.Module], dict] | None = None,
     seed: int = 0,
     start_method: str = "spawn",
@@ -61,7 +62,7 @@ def train_hogwild(
 
     Parameters
     ----------
-    model, loss, optimizer, lr, weight_decay, n_epochs, first_epoch, evaluate
+    model, loss, optimizer, lr, weight_decay, n_epochs, first_epoch, lr_schedule, evaluate
         As in `nmf_helpers.training.train`. `evaluate` runs in the parent between epochs.
     dataset : Interactions
     n_workers : int
@@ -100,7 +101,8 @@ def train_hogwild(
     shards = order.chunk(n_workers)  # fewer than n_workers when there are fewer samples
     settings = {
         "loss": loss, "optimizer": optimizer, "lr": lr, "weight_decay": weight_decay,
-        "n_epochs": n_epochs, "first_epoch": first_epoch, "sum_gradients": True,
+        "n_epochs": n_epochs, "first_epoch": first_epoch, "lr_schedule": lr_schedule,
+        "sum_gradients": True,
     }  # fmt: skip
     dataset = copy.copy(dataset)
     dataset.generator = None  # each worker makes its own

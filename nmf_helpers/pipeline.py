@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,22 @@ from torch import nn
 
 from nmf_helpers import metrics as scores
 from nmf_helpers import models
+from nmf_helpers.checks import check_ids, check_number, nearest
 from nmf_helpers.hogwild import train_hogwild
-from nmf_helpers.interactions import Interactions, PairwiseInteractions, batches
+from nmf_helpers.interactions import Interactions, PairwiseInteractions, batches, checked_csr
 from nmf_helpers.training import (
     LOSSES,
+    LR_SCHEDULES,
+    OPTIMIZERS,
+    Diverged,
     History,
     Record,
-    check_number,
     make_optimizer,
     mean_loss,
-    nearest,
     train,
 )
 
 FORMAT = 1  # of saved files
-PAIRWISE = ("bpr", "squared_sigmoid")  # losses that compare a positive with a negative
 MODELS = {model.__name__: model for model in (models.MF, models.BiasedMF, models.CollabFNet)}
 
 
@@ -49,30 +50,36 @@ class Pipeline:
     n_factors : int
     batch_size : int
         Samples in one step.
-    dropout : float
+    dropout : float, optional
+        The model's own when None.
     sparse : bool
         Sparse embedding gradients; the optimizer has to take them.
     lr : float
         Learning rate, for losses summed over the batch.
+    lr_schedule : {"constant", "linear"}
+        "linear" lets the learning rate fall to nearly zero in the last epoch.
     weight_decay : float
     optimizer : str or class
         A name in `nmf_helpers.training.OPTIMIZERS`, or a class such as ``torch.optim.Adam``.
     loss : str or callable
         "mse" for ratings; "bpr" (or "squared_sigmoid") to rank pairs; or a function
-        ``loss(prediction, target)``.
+        ``loss(prediction, target)``. One with an attribute ``pairwise = True`` is given the
+        difference of a positive's and a negative's score as its prediction.
     n_epochs : int
     metrics : sequence of str
         Followed after each epoch, on `test` and on the validation part: "rmse", "auc",
         "precision@5", "recall@10", "ndcg@10" and so on. Training items are masked.
     patience : int, optional
         Stop when the validation score (the first of `metrics`, else the loss) has not improved
-        for so many epochs, and go back to the best one.
+        for so many epochs. When training ends, by this or by `n_epochs`, the model goes back to
+        its best epoch.
     valid_fraction : float
         Share of the training entries set aside to decide when to stop; used with `patience`.
     n_workers : int
         0 trains in this process; more trains hogwild in so many processes.
     seed : int
-        Decides everything random. It is set before the model is built.
+        Decides everything random: with it, the model that is built; with it and the number of
+        an epoch, all that is drawn in that epoch.
     device : str
         "auto" takes a GPU when there is one.
     verbose : bool
@@ -100,9 +107,10 @@ class Pipeline:
         model: type[nn.Module] = models.BiasedMF,
         n_factors: int = 40,
         batch_size: int = 1024,
-        dropout: float = 0.0,
+        dropout: float | None = None,
         sparse: bool = False,
         lr: float = 0.01,
+        lr_schedule: str = "constant",
         weight_decay: float = 0.0,
         optimizer: str | type = "adam",
         loss: str | Callable = "mse",
@@ -116,52 +124,89 @@ class Pipeline:
         verbose: bool = False,
         **model_options: Any,
     ) -> None:
-        if test is not None and test.shape != train.shape:
-            raise ValueError(
-                f"train has shape {train.shape} but test {test.shape}: "
-                "split one matrix, so that a row means the same user in both"
-            )
+        self.train = checked_csr(train)
+        self.test = None if test is None else checked_csr(test)
+        self.n_users, self.n_items = self.train.shape
+        self.scale = (self.train.data.min(), self.train.data.max()) if self.train.nnz else None
+        self._check_test()
         check_number("n_epochs", n_epochs, at_least=0, whole=True)
         check_number("batch_size", batch_size, at_least=1, whole=True)
         check_number("n_workers", n_workers, at_least=0, whole=True)
-        for metric in metrics:
-            if metric != "rmse":
-                scores.parse_metric(metric)
-        self.train, self.test = train, test
-        self.n_users, self.n_items = train.shape
+        check_number("seed", seed, at_least=0, at_most=2**32 - 1, whole=True)
+        if patience is not None:
+            check_number("patience", patience, at_least=1, whole=True)
         self.batch_size = batch_size
         self.lr, self.weight_decay, self.optimizer = lr, weight_decay, optimizer
+        self.lr_schedule = nearest("lr_schedule", lr_schedule, LR_SCHEDULES)
         self.loss = loss
         self._loss = LOSSES[nearest("loss", loss, LOSSES)] if isinstance(loss, str) else loss
-        self.pairwise = loss in PAIRWISE
+        self.pairwise = getattr(self._loss, "pairwise", False)
         self.n_epochs = n_epochs
-        self.metrics = tuple(metrics)
+        self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+        self._check_metrics()
         self.patience, self.valid_fraction = patience, valid_fraction
         self.n_workers = n_workers
         self.seed = seed
         self.verbose = verbose
-        has_gpu = device == "auto" and torch.cuda.is_available() and not n_workers
-        self.device = torch.device("cuda" if has_gpu else "cpu" if device == "auto" else device)
-
-        options = {"n_factors": n_factors, **model_options}
-        if dropout:
-            options["dropout"] = dropout
-        if sparse:
-            options["sparse"] = sparse
-        known = inspect.signature(model).parameters
-        for name in options:
-            nearest(f"option of {model.__name__}", name, known)
-        if "global_mean" in known and not self.pairwise and train.nnz:
-            options.setdefault("global_mean", float(train.data.mean()))
-        self.model_class, self.model_options = model, options
-        self._generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)  # before the model is built, or its weights are not seeded
-            self.model = model(self.n_users, self.n_items, **options).to(self.device)
-            self._rng_state = torch.get_rng_state()
+        self.device = _device(device, n_workers)
+        self.model_class = model
+        self.model_options = self._check_options(
+            {"n_factors": n_factors, "dropout": dropout, "sparse": sparse or None}, model_options
+        )
+        self._generator = torch.Generator()  # of the order of samples and of negatives
+        with self._seeded(epoch=0):  # before the model is built, or its weights are not seeded
+            self.model = model(self.n_users, self.n_items, **self.model_options).to(self.device)
         make_optimizer(optimizer, self.model, lr, weight_decay)  # refuse early what cannot work
         self._optimizer = None
+        self._best_weights: dict | None = None
         self.history = History()
+
+    def _check_test(self) -> None:
+        if self.test is None:
+            return
+        if self.test.shape != self.train.shape:
+            raise ValueError(
+                f"train has shape {self.train.shape} but test {self.test.shape}: "
+                "split one matrix, so that a row means the same user in both"
+            )
+        if not self.test.nnz:
+            raise ValueError("test holds no entries: leave it out, or hold some out of train")
+        both = (self.train != 0).multiply(self.test != 0).nnz
+        if both:
+            raise ValueError(
+                f"{both} entries of test are in train as well, so the test would test nothing: "
+                "make the two disjoint, as leave_n_out does"
+            )
+
+    def _check_metrics(self) -> None:
+        for metric in self.metrics:
+            if metric == "rmse":
+                if self.pairwise:
+                    raise ValueError('"rmse" compares with ratings, but this loss only ranks')
+                continue
+            if get_close_matches(str(metric).lower(), ["rmse"], cutoff=0.7):
+                raise ValueError(f"unknown metric {metric!r}: did you mean 'rmse'?")
+            _, k = scores.parse_metric(metric)
+            if k is not None and k > self.n_items:
+                raise ValueError(
+                    f"{metric!r} asks for more than the {self.n_items} items there are"
+                )
+
+    def _check_options(self, named: Mapping[str, Any], others: Mapping[str, Any]) -> dict:
+        """Return the options the model is built with."""
+        name, takes = self.model_class.__name__, inspect.signature(self.model_class).parameters
+        known = set(takes) - {"n_users", "n_items"}
+        options = {option: value for option, value in named.items() if value is not None}
+        for option in options:
+            if option not in known:
+                raise ValueError(f"{name} has no {option}: leave it out, or use another model")
+        own = set(inspect.signature(type(self)).parameters) - {"train", "test", "model_options"}
+        for option in others:
+            nearest(f"option of Pipeline or {name}", option, own | known)
+        options.update(others)
+        if "global_mean" in known and not self.pairwise and self.train.nnz:
+            options.setdefault("global_mean", float(self.train.data.mean()))
+        return options
 
     # ------------------------------------------------------------------ training
 
@@ -174,36 +219,49 @@ class Pipeline:
         Parameters
         ----------
         checkpoint : path, optional
-            Save there every `every` epochs. `Pipeline.load` and `fit` then go on to the same
-            numbers as a run that was never stopped.
+            Save there at the start, every `every` epochs and at the end. `Pipeline.load` and
+            `fit` then go on to the same numbers as a run that was never stopped.
         """
-        records = self.epochs()
-        if self.verbose:
-            from tqdm.auto import tqdm
+        from tqdm.auto import tqdm
 
-            records = tqdm(records, total=self.n_epochs, initial=len(self.history), unit="epoch")
+        check_number("every", every, at_least=1, whole=True)
+        if checkpoint is not None:
+            self.save(checkpoint)  # whatever keeps it from being written is better known now
+        progress = tqdm(
+            total=self.n_epochs, initial=len(self.history), unit="epoch", disable=not self.verbose
+        )
         try:
-            for record in records:
-                if self.verbose:
+            with progress, closing(self.epochs()) as records:
+                for record in records:
+                    progress.update()
                     shown = {k: v for k, v in record.items() if k not in ("epoch", "seconds")}
-                    records.set_postfix(shown)
-                if checkpoint is not None and record["epoch"] % every == 0:
-                    self.save(checkpoint)
+                    progress.set_postfix(shown)
+                    if checkpoint is not None and record["epoch"] % every == 0:
+                        self.save(checkpoint)
+            if checkpoint is not None:
+                self.save(checkpoint)
         except KeyboardInterrupt:
             print(f"Interrupted after {len(self.history)} epochs; fit() goes on from here.")
         return self
 
     def epochs(self) -> Iterator[Record]:
         """Train, yielding the record of each epoch as it ends."""
-        if len(self.history) >= self.n_epochs:
+        if self._finished():
             return
+        if not self.train.nnz:
+            raise ValueError(
+                "there are no training entries. To go on training a saved pipeline, give "
+                "Pipeline.load the matrix that it was trained on"
+            )
         fit_part, valid = self._carve_validation()
+        held_out = self._held_out(fit_part, valid)
         dataset = self._dataset(fit_part, None, self._generator)
         settings = {
             "loss": self._loss,
             "n_epochs": self.n_epochs,
             "first_epoch": len(self.history) + 1,
-            "evaluate": lambda model: self._evaluate(fit_part, valid),
+            "lr_schedule": self.lr_schedule,
+            "evaluate": lambda model: self._evaluate(held_out),
         }
         if self.n_workers:
             records = train_hogwild(
@@ -219,29 +277,37 @@ class Pipeline:
                 self.model, _OnDevice(loader, self.device), optimizer=self._optimizer,
                 sum_gradients=True, **settings,
             )  # fmt: skip
-        best, best_state, waited = None, None, 0
         try:
-            while True:
-                with self._own_randomness():
-                    record = next(records, None)
-                if record is None:
-                    break
+            while not self._finished():
+                with self._seeded(epoch=len(self.history) + 1):
+                    record = next(records)
                 self.history.append(record)
+                if self.patience is not None and self._best_epoch() == len(self.history):
+                    weights = self.model.state_dict()
+                    self._best_weights = {name: w.clone() for name, w in weights.items()}
                 yield record
-                if self.patience is not None:
-                    score = self._validation_score(record)
-                    if best is None or score > best:
-                        best, waited = score, 0
-                        best_state = {k: v.clone() for k, v in self.model.state_dict().items()}
-                    else:
-                        waited += 1
-                        if waited >= self.patience:
-                            break
+            self._back_to_best()
+        except Diverged:
+            self._back_to_best()
+            raise
         finally:
             records.close()
             self.model.eval()
-            if best_state is not None:
-                self.model.load_state_dict(best_state)
+
+    def _best_epoch(self) -> int:
+        """Return the epoch with the best validation score so far, the first of equals."""
+        found = [self._validation_score(record) for record in self.history]
+        return 1 + int(np.argmax(np.nan_to_num(found, nan=-np.inf)))
+
+    def _finished(self) -> bool:
+        n_done = len(self.history)
+        if n_done == 0 or n_done >= self.n_epochs or self.patience is None:
+            return n_done >= self.n_epochs
+        return n_done - self._best_epoch() >= self.patience
+
+    def _back_to_best(self) -> None:
+        if self._best_weights is not None:
+            self.model.load_state_dict(self._best_weights)
 
     def _carve_validation(self) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
         if self.patience is None:
@@ -265,22 +331,29 @@ class Pipeline:
             return PairwiseInteractions(matrix, avoid, generator)
         return Interactions(matrix)
 
-    def _evaluate(self, fit_part, valid) -> Record:
+    def _held_out(self, fit_part, valid) -> list[tuple]:
+        """Return name, entries, batches and known entries of each part that is followed."""
+        parts = []
+        for name, entries, known in (("valid", valid, fit_part), ("test", self.test, self.train)):
+            if entries is not None:
+                generator = torch.Generator()
+                loader = batches(self._dataset(entries, known, generator), 65536, generator)
+                parts.append((name, entries, loader, known))
+        return parts
+
+    def _evaluate(self, held_out: list[tuple]) -> Record:
         numbers: Record = {}
-        for name, held_out, known in (("valid", valid, fit_part), ("test", self.test, self.train)):
-            if held_out is None:
-                continue
+        ranking = [metric for metric in self.metrics if metric != "rmse"]
+        for name, entries, loader, known in held_out:
             # The same negatives each epoch, so that the curve moves only when the model does.
-            generator = torch.Generator().manual_seed(self.seed)
-            loader = batches(self._dataset(held_out, known, generator), 65536, generator)
+            loader.generator.manual_seed(self.seed)
             loss = mean_loss(self.model, _OnDevice(loader, self.device), self._loss)
             numbers[f"{name}_loss"] = loss
-            ranking = [metric for metric in self.metrics if metric != "rmse"]
             if ranking:
-                found = scores.evaluate(self.model, held_out, train=known, metrics=ranking)
+                found = scores.evaluate(self.model, entries, train=known, metrics=ranking)
                 numbers.update({f"{name}_{metric}": found[metric] for metric in ranking})
             if "rmse" in self.metrics:
-                numbers[f"{name}_rmse"] = self.rmse(held_out)
+                numbers[f"{name}_rmse"] = self.rmse(entries)
         return numbers
 
     def _validation_score(self, record: Record) -> float:
@@ -293,12 +366,19 @@ class Pipeline:
         return make_optimizer(self.optimizer, self.model, self.lr, self.weight_decay)
 
     @contextmanager
-    def _own_randomness(self):
-        """Use this pipeline's random state (dropout draws from it), and give back the caller's."""
-        with torch.random.fork_rng():
-            torch.set_rng_state(self._rng_state)
+    def _seeded(self, epoch: int) -> Iterator[None]:
+        """Let `seed` and the epoch decide all that is drawn; give the caller's state back after.
+
+        So an epoch draws the same whether or not the run was stopped before it.
+        """
+        own, shared = np.random.SeedSequence([self.seed, epoch]).generate_state(2).tolist()
+        self._generator.manual_seed(own)
+        gpus = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus):
+            torch.default_generator.manual_seed(shared)  # initialisation and dropout draw from it
+            if gpus:
+                torch.cuda.manual_seed_all(shared)
             yield
-            self._rng_state = torch.get_rng_state()
 
     # ------------------------------------------------------------------ using the model
 
@@ -343,45 +423,45 @@ class Pipeline:
         """Return the RMSE over a matrix's entries, predictions clipped to the training scale."""
         coo = matrix.tocoo()
         predicted = self.predict(coo.row, coo.col)
-        return scores.rmse(predicted.clip(self.train.data.min(), self.train.data.max()), coo.data)
+        return scores.rmse(predicted.clip(*self.scale), coo.data)
 
     # ------------------------------------------------------------------ files
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything but the matrices to a file, all of it or nothing."""
-        if self.model_class.__name__ not in MODELS:
-            raise ValueError(
-                f"only the course's models ({', '.join(MODELS)}) can be saved by name; "
-                f"for {self.model_class.__name__} use torch.save(pipeline.model.state_dict(), path)"
-            )
         settings = {
-            "model": self.model_class.__name__, "batch_size": self.batch_size, "lr": self.lr,
-            "weight_decay": self.weight_decay, "optimizer": self.optimizer, "loss": self.loss,
-            "n_epochs": self.n_epochs, "metrics": list(self.metrics), "patience": self.patience,
+            "model": _name_of("model", self.model_class, MODELS),
+            "optimizer": _name_of("optimizer", self.optimizer, OPTIMIZERS),
+            "loss": _name_of("loss", self._loss, LOSSES),
+            "batch_size": self.batch_size, "lr": self.lr, "lr_schedule": self.lr_schedule,
+            "weight_decay": self.weight_decay, "n_epochs": self.n_epochs,
+            "metrics": list(self.metrics), "patience": self.patience,
             "valid_fraction": self.valid_fraction, "n_workers": self.n_workers, "seed": self.seed,
-            "model_options": self.model_options,
+            "model_options": _plain(self.model_options),
         }  # fmt: skip
-        for name in ("optimizer", "loss"):
-            if not isinstance(settings[name], str):
-                raise ValueError(f"a pipeline is saved with {name} given by name, not as an object")
         content = {
             "format": FORMAT,
             "shape": [self.n_users, self.n_items],
-            "settings": settings,
+            "scale": None if self.scale is None else [float(end) for end in self.scale],
+            "settings": _plain(settings),
             "weights": {k: v.cpu() for k, v in self.model.state_dict().items()},
             "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
-            "generator": self._generator.get_state(),
-            "rng_state": self._rng_state,
+            "best_weights": self._best_weights,
             "history": [dict(record) for record in self.history],
         }
         path = Path(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        partial = path.with_name(path.name + ".part")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with partial.open("wb") as file:
                 torch.save(content, file)
-            os.replace(temporary, path)  # atomic: a reader sees the old file or the new one
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            partial.replace(path)  # atomic: a reader sees the old file or the new one
+        except BaseException as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            # On a full disk PyTorch's writer fails once more, for a file that is too short.
+            cause = error.__context__
+            if isinstance(error, RuntimeError) and isinstance(cause, OSError):
+                raise cause from None
             raise
 
     @classmethod
@@ -401,48 +481,70 @@ class Pipeline:
         """
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            version, shape, settings = content["format"], content["shape"], content["settings"]
-        except FileNotFoundError:
+            newer = content["format"] > FORMAT
+        except OSError:
             raise
-        except Exception as error:
+        except Exception as error:  # PyTorch's own advice here is to switch the protection off
             raise ValueError(
-                f"{path} is not a saved pipeline, or it is damaged: save it again ({error})"
-            ) from error
-        if version > FORMAT:
+                f"{path} is not a saved pipeline, or it is damaged ({type(error).__name__}): "
+                "save it again"
+            ) from None
+        if newer:
             raise ValueError(
-                f"{path} was saved by a newer version (format {version}, this one reads "
+                f"{path} was saved by a newer version (format {content['format']}, this one reads "
                 f"{FORMAT}): update nmf_helpers"
             )
-        if train is not None and list(train.shape) != list(shape):
-            raise ValueError(f"{path} was trained on shape {shape}, not {list(train.shape)}")
+        shape = tuple(content["shape"])
+        if train is not None and train.shape != shape:
+            raise ValueError(f"{path} was trained on shape {shape}, not {train.shape}")
+        settings = content["settings"]
         options = settings.pop("model_options")
         model = MODELS[nearest("model", settings.pop("model"), MODELS)]
-        known = sp.csr_matrix(tuple(shape), dtype=np.float32) if train is None else train
+        known = sp.csr_matrix(shape, dtype=np.float32) if train is None else train
         self = cls(known, test, model=model, **settings, **options)
         try:
             self.model.load_state_dict(content["weights"])
         except RuntimeError as error:
             raise ValueError(f"{path} does not hold a model of shape {shape}: {error}") from error
+        self.scale = content["scale"]
         self.history = History(content["history"])
-        self._generator.set_state(content["generator"])
-        self._rng_state = content["rng_state"]
+        self._best_weights = content["best_weights"]
         if content["optimizer"] is not None:
             self._optimizer = self._make_optimizer()
             self._optimizer.load_state_dict(content["optimizer"])
+        self.model.eval()
         return self
 
 
-def check_ids(name: str, ids: np.ndarray, n: int) -> np.ndarray:
-    """Return ids as int64 if they are whole numbers in a row, from 0 to n - 1."""
-    ids = np.asarray(ids)
-    if ids.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, not of shape {ids.shape}")
-    if ids.size and not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"{name} must be whole numbers, not {ids.dtype}: encode them first")
-    if ids.size and (ids.min() < 0 or ids.max() >= n):
-        wrong = ids[(ids < 0) | (ids >= n)][0]
-        raise IndexError(f"{name} must lie between 0 and {n - 1}: {wrong} does not")
-    return ids.astype(np.int64)
+def _device(name: str, n_workers: int) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if has_gpu and not n_workers else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f'unknown device {name!r}: use "auto", "cpu" or "cuda"') from None
+    if device.type == "cuda" and not has_gpu:
+        raise ValueError(f'device="{name}", but PyTorch sees no GPU: use "auto" or "cpu"')
+    if device.type != "cpu" and n_workers:
+        raise ValueError('hogwild workers share memory of the processor: use device="cpu"')
+    return device
+
+
+def _name_of(what: str, value: Any, known: Mapping[str, Any]) -> str:
+    """Return the name that a file can call something by."""
+    for name, object_ in known.items():
+        if value is object_ or value == name:
+            return name
+    raise ValueError(
+        f"a pipeline is saved with its {what} by name ({', '.join(known)}), and {value!r} has "
+        "none: save the weights alone, by torch.save(pipeline.model.state_dict(), path)"
+    )
+
+
+def _plain(settings: Mapping[str, Any]) -> dict:
+    """Return the settings with Python's numbers for NumPy's, which a safe file cannot hold."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}
 
 
 class _OnDevice:

@@ -57,28 +57,30 @@ class RowSGD:
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0):
-        self.params = list(params)
-        self.lr = lr
-        self.weight_decay = weight_decay
+        # Named and shaped as in torch.optim, so that a schedule can change lr in one way.
+        self.param_groups = [{"params": list(params), "lr": lr, "weight_decay": weight_decay}]
 
     def zero_grad(self) -> None:
-        for p in self.params:
+        for p in self.param_groups[0]["params"]:
             p.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        for p in self.params:
+        group = self.param_groups[0]
+        lr, weight_decay = group["lr"], group["weight_decay"]
+        for p in group["params"]:
             if p.grad is None:
                 continue
             if not p.grad.is_sparse:
-                p.sub_(self.lr * (p.grad + self.weight_decay * p))
+                p.sub_(lr * (p.grad + weight_decay * p))
                 continue
-            # Repeated rows stay apart on purpose: adding them up first costs a sort.
+            # Repeated rows stay apart on purpose: adding them up first costs a sort. Nothing is
+            # changed in place: two parameters that were added share one gradient tensor.
             rows = p.grad._indices()[0]  # (occurrences,)
             step = p.grad._values()  # (occurrences, factors)
-            if self.weight_decay:
-                step = step.add_(p.index_select(0, rows), alpha=self.weight_decay)
-            p.index_add_(0, rows, step.mul_(-self.lr))
+            if weight_decay:
+                step = step + p.index_select(0, rows).mul_(weight_decay)
+            p.index_add_(0, rows, step * -lr)
 
     def state_dict(self) -> dict:
         return {}
@@ -87,6 +89,7 @@ class RowSGD:
         """Do nothing: this optimizer remembers nothing between steps."""
 
 
+LR_SCHEDULES = ("constant", "linear")
 OPTIMIZERS: dict[str, Callable] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -143,6 +146,7 @@ def train(
     weight_decay: float = 0.0,
     n_epochs: int = 10,
     first_epoch: int = 1,
+    lr_schedule: str = "constant",
     sum_gradients: bool = False,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
 ) -> Iterator[Record]:
@@ -167,6 +171,8 @@ def train(
         `weight_decay` are its own).
     n_epochs, first_epoch : int
         Epochs `first_epoch` … `n_epochs` are run.
+    lr_schedule : {"constant", "linear"}
+        "linear" lets the learning rate fall in equal steps, to nearly zero in the last epoch.
     sum_gradients : bool
         Follow the gradient of the loss summed over the batch, not averaged, so that the learning
         rate is that of one sample whatever the batch size.
@@ -188,8 +194,13 @@ def train(
     check_number("n_epochs", n_epochs, at_least=0, whole=True)
     if isinstance(optimizer, str) or callable(optimizer):
         optimizer = make_optimizer(optimizer, model, lr, weight_decay)
+    nearest("lr_schedule", lr_schedule, LR_SCHEDULES)
     for epoch in range(first_epoch, n_epochs + 1):
         start = time.perf_counter()
+        if lr_schedule == "linear":
+            for group in optimizer.param_groups:
+                first = group.setdefault("initial_lr", group["lr"])  # survives a resume
+                group["lr"] = first * (1 - (epoch - 1) / n_epochs)
         model.train()
         total, count = 0.0, 0
         for (users, items), target in batches:
