@@ -90,6 +90,8 @@ class Pipeline:
     Attributes
     ----------
     model : nn.Module
+    fit_part, valid : sparse matrix
+        What `train` is parted into when `patience` is set; otherwise all of it, and None.
     history : History
         One record per epoch; ``history.to_frame()`` is a table.
 
@@ -147,6 +149,7 @@ class Pipeline:
         self.patience, self.valid_fraction = patience, valid_fraction
         self.n_workers = n_workers
         self.seed = seed
+        self.fit_part, self.valid = self._carve_validation()
         self.verbose = verbose
         self.device = _device(device, n_workers)
         self.model_class = model

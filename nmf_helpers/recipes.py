@@ -6,7 +6,7 @@ from typing import Any
 
 import scipy.sparse as sp
 
-from nmf_helpers.models import BiasedMF
+from nmf_helpers.models import MF, BiasedMF, svd_start
 from nmf_helpers.pipeline import Pipeline
 
 
@@ -37,17 +37,22 @@ def explicit(
     """
     settings = {
         "model": BiasedMF,
-        "n_factors": 50,
-        "init_std": 0.01,
-        "batch_size": 1024,
+        "n_factors": 100,
+        "batch_size": 4096,
         "optimizer": "row_sgd",
         "sparse": True,
-        "lr": 0.01,
-        "weight_decay": 0.08,
+        "lr": 0.008,
+        "lr_schedule": "linear",
+        "weight_decay": 0.16,
         "loss": "mse",
         "metrics": ("rmse",),
-    }
-    return _fit(train, test, settings, 20 if n_epochs is None else n_epochs, seed, changes)
+        "n_epochs": 36 if n_epochs is None else n_epochs,
+        "seed": seed,
+    } | changes
+    pipeline = Pipeline(train, test, **settings)
+    if settings["n_factors"] < min(train.shape) and settings["model"] in (MF, BiasedMF):
+        svd_start(pipeline.model, pipeline.fit_part, scale=0.15)
+    return pipeline.fit()
 
 
 def implicit(
@@ -73,8 +78,10 @@ def implicit(
         "weight_decay": 0.02,
         "loss": "bpr",
         "metrics": ("auc", "precision@5", "ndcg@10"),
-    }
-    return _fit(train, test, settings, 60 if n_epochs is None else n_epochs, seed, changes)
+        "n_epochs": 60 if n_epochs is None else n_epochs,
+        "seed": seed,
+    } | changes
+    return Pipeline(train, test, **settings).fit()
 
 
 def hogwild(
@@ -89,6 +96,3 @@ def hogwild(
     """Fit the `implicit` recipe in several processes that share one set of weights."""
     return implicit(train, test, seed=seed, n_epochs=n_epochs, n_workers=n_workers, **changes)
 
-
-def _fit(train, test, settings: dict, n_epochs: int, seed: int, changes: dict) -> Pipeline:
-    return Pipeline(train, test, seed=seed, n_epochs=n_epochs, **(settings | changes)).fit()
