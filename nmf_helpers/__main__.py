@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 COURSE = "nmf-helpers"
 WIDGETS = "share/jupyter/labextensions/@jupyter-widgets/jupyterlab-manager/package.json"
@@ -101,7 +102,7 @@ def _fail(message: str) -> str:
     raise RuntimeError(message)
 
 
-def _fits(requirement: "Requirement", version: str | None = None) -> str:
+def _fits(requirement: Any, version: str | None = None) -> str:
     try:
         version = version or metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
