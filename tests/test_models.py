@@ -1,0 +1,214 @@
+"""The models against hand-computed cases, loops over pairs, and one contract for all."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from planted import ratings
+
+from nmf_helpers.models import MF, BiasedMF, CollabFNet, svd_start
+
+N_USERS, N_ITEMS = 5, 7
+SIZES = {"n_users": N_USERS, "n_items": N_ITEMS, "n_factors": 3}
+MODELS = {
+    "MF": partial(MF, **SIZES),
+    "BiasedMF": partial(BiasedMF, **SIZES, global_mean=3.5, dropout=0.5),
+    "CollabFNet": partial(CollabFNet, **SIZES, n_item_factors=2, n_hidden=4, dropout=0.5),
+    "CollabFNet with biases": partial(
+        CollabFNet, **SIZES, n_hidden=4, biases=True, global_mean=3.5, hidden_dropout=0.5
+    ),
+}
+
+
+@pytest.fixture(params=MODELS)
+def build(request):
+    return MODELS[request.param]
+
+
+@pytest.fixture
+def model(build):
+    """One of the models, with no weight at zero, in eval mode."""
+    model = build()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    return model.eval()
+
+
+def one_by_one(model, users, items):
+    pairs = zip(users, items, strict=True)
+    return [model(torch.tensor([u]), torch.tensor([i])).item() for u, i in pairs]
+
+
+# --- What all models promise ------------------------------------------------------------------
+
+
+def test_a_batch_of_pairs_gets_one_score_each(model):
+    users, items = torch.tensor([0, 4, 2, 2]), torch.tensor([6, 0, 1, 5])
+    scores = model(users, items)
+    assert scores.shape == (4,)
+    assert scores.dtype == torch.float32
+    np.testing.assert_allclose(scores.tolist(), one_by_one(model, users, items), rtol=1e-5)
+
+
+def test_a_batch_of_one_is_still_a_batch(model):
+    assert model(torch.tensor([3]), torch.tensor([3])).shape == (1,)
+
+
+def test_an_empty_batch_gets_no_score(model):
+    nobody = torch.tensor([], dtype=torch.long)
+    assert model(nobody, nobody).shape == (0,)
+
+
+def test_users_and_items_broadcast(model):
+    users, items = torch.tensor([0, 4]), torch.tensor([[6, 0], [1, 1]])
+    scores = model(users, items)  # two items for each user, as a pairwise loss asks
+    assert scores.shape == (2, 2)
+    expected = one_by_one(model, [0, 4, 0, 4], [6, 0, 1, 1])
+    np.testing.assert_allclose(scores.flatten().tolist(), expected, rtol=1e-5)
+
+
+def test_forward_hooks_fire(model):
+    seen = []
+    model.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    model(torch.tensor([1, 2]), torch.tensor([1, 2]))
+    assert seen == [(2,)]
+
+
+def test_every_parameter_learns(model):
+    users, items = torch.arange(N_USERS).repeat(N_ITEMS), torch.arange(N_ITEMS).repeat(N_USERS)
+    model(users, items).square().sum().backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad.abs().sum() > 0, name
+
+
+def test_the_score_matrix_is_forward_on_all_pairs(model):
+    matrix = model.score_matrix()
+    assert matrix.shape == (N_USERS, N_ITEMS)
+    assert matrix.dtype == np.float32
+    users, items = np.divmod(np.arange(N_USERS * N_ITEMS), N_ITEMS)
+    np.testing.assert_allclose(matrix.ravel(), one_by_one(model, users, items), rtol=1e-4)
+
+
+def test_the_score_matrix_of_some_users_keeps_their_order(model):
+    some = model.score_matrix(np.array([4, 0, 4]))
+    np.testing.assert_allclose(some, model.score_matrix()[[4, 0, 4]], rtol=1e-5)
+    assert model.score_matrix(np.array([], dtype=int)).shape == (0, N_ITEMS)
+
+
+def test_the_score_matrix_is_free_of_dropout_and_leaves_the_mode_alone(model):
+    expected = model.score_matrix()
+    model.train()
+    np.testing.assert_array_equal(model.score_matrix(), expected)
+    assert model.training and all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("users", "error"),
+    [([5], IndexError), ([-1], IndexError), ([0.0], ValueError), ([[0]], ValueError)],
+)
+def test_users_that_do_not_exist_are_refused(model, users, error):
+    with pytest.raises(error, match="users must"):
+        model.score_matrix(users)
+
+
+@pytest.mark.parametrize("name", ["n_users", "n_items", "n_factors"])
+@pytest.mark.parametrize("size", [0, -1, 2.5, 2.0, "3", math.nan, math.inf, None])
+def test_an_impossible_size_is_refused_by_name(build, name, size):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+        build(**{name: size})
+
+
+def test_a_model_too_large_for_memory_is_refused(build):
+    with pytest.raises(ValueError, match="use a smaller n_factors"):
+        build(n_factors=10**18)
+
+
+# --- What each model computes -----------------------------------------------------------------
+
+
+def test_mf_is_a_dot_product():
+    model = MF(2, 2, 2)
+    with torch.no_grad():
+        model.user_factors.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, -1.0]]))
+        model.item_factors.weight.copy_(torch.tensor([[0.5, -1.0], [3.0, 2.0]]))
+    np.testing.assert_allclose(model.score_matrix(), [[-1.5, 7.0], [1.0, -2.0]])
+
+
+def test_biased_mf_by_hand():
+    model = BiasedMF(2, 2, 2, global_mean=3.0)
+    with torch.no_grad():
+        model.user_factors.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, -1.0]]))
+        model.item_factors.weight.copy_(torch.tensor([[0.5, -1.0], [3.0, 2.0]]))
+        model.user_bias.weight.copy_(torch.tensor([[0.5], [-0.5]]))
+        model.item_bias.weight.copy_(torch.tensor([[-0.25], [1.0]]))
+    # 3 + .5 - .25 + (.5 - 2) = 1.75, and so on
+    np.testing.assert_allclose(model.score_matrix(), [[1.75, 11.5], [3.25, 1.5]])
+
+
+def test_collabfnet_by_hand():
+    model = MODELS["CollabFNet"]().eval()
+    p = model.user_factors.weight[4].detach().numpy()
+    q = model.item_factors.weight[6].detach().numpy()
+    assert (p.shape, q.shape) == ((3,), (2,))  # users and items may differ in length
+    x = np.concatenate([p, q])
+    hidden = model.hidden.weight.detach().numpy() @ x + model.hidden.bias.detach().numpy()
+    gelu = [h * (1 + math.erf(h / math.sqrt(2))) / 2 for h in hidden]
+    expected = model.output.weight.detach().numpy() @ gelu + model.output.bias.item()
+    np.testing.assert_allclose(model.score_matrix()[4, 6], expected[0], rtol=1e-5)
+
+
+def test_collabfnet_tells_the_negative_half_of_an_embedding():
+    model = MODELS["CollabFNet"]().eval()
+    with torch.no_grad():
+        model.user_factors.weight[0] = torch.tensor([-1.0, -2.0, -3.0])
+        model.user_factors.weight[1] = torch.tensor([-3.0, -1.0, -2.0])
+    first, second = model.score_matrix(np.array([0, 1]))
+    assert not np.allclose(first, second)  # a ReLU on the embedding would make both zero
+
+
+def test_with_biases_the_network_starts_at_the_global_mean():
+    np.testing.assert_allclose(MODELS["CollabFNet with biases"]().score_matrix(), 3.5)
+
+
+def test_dropout_zeroes_factors_in_training_only():
+    model = BiasedMF(1, 1, 1000, dropout=0.5, init_mean=1.0, init_std=0.0)
+    pair = torch.tensor([0]), torch.tensor([0])
+    assert model.eval()(*pair).item() == 1000
+    # Each of user's and item's factors is kept with chance 1/2 and doubled: 4 at one in 4 places.
+    torch.manual_seed(0)
+    assert model.train()(*pair).item() % 4 == 0
+    assert 800 < model(*pair).item() < 1200
+
+
+def test_factors_start_where_init_std_says():
+    factors = BiasedMF(200, 300, 50, init_std=0.3).user_factors.weight
+    assert abs(factors.mean()) < 0.02
+    assert abs(factors.std() - 0.3) < 0.02
+    with pytest.raises(ValueError, match="init_std must be a number"):
+        MF(2, 2, 2, init_std=-1)
+
+
+def test_sparse_gradients_hold_only_the_rows_of_the_batch():
+    model = BiasedMF(1000, 1000, 3, sparse=True)
+    model(torch.tensor([7, 9]), torch.tensor([1, 1])).sum().backward()
+    assert model.user_factors.weight.grad.coalesce().indices().tolist() == [[7, 9]]
+    assert model.item_bias.weight.grad.coalesce().indices().tolist() == [[1]]
+
+
+def test_the_svd_start_is_numpys_svd_of_who_rated_what():
+    train, _ = ratings()
+    model = BiasedMF(*train.shape, 4)
+    svd_start(model, train, scale=0.5)
+    filled = (train.toarray() != 0) * 1.0
+    scaled = filled / np.sqrt(filled.sum(1, keepdims=True)) / np.sqrt(filled.sum(0))
+    u, s, v = np.linalg.svd(scaled)
+    size = 0.5**2 * math.sqrt(filled.size)
+    expected = size * (u[:, :4] * s[:4] ** 2) @ v[:4]
+    product = (model.user_factors.weight @ model.item_factors.weight.T).detach().numpy()
+    np.testing.assert_allclose(product, expected, atol=1e-4)
+    with pytest.raises(ValueError, match="fewer factors"):
+        svd_start(BiasedMF(*train.shape, 40), train)
