@@ -17,6 +17,7 @@ STYLE = """<style>
 .nmf-text td, .nmf-text th {padding: 1px 14px 1px 0; text-align: left}
 .nmf-text li {margin-bottom: 3px}
 .nmf-columns {display: flex; flex-wrap: wrap; gap: 0 40px}
+.nmf-columns > div {flex: 1 1 22em}
 .nmf-stars button {padding: 0 2px; min-width: 2.4em}
 </style>"""
 
@@ -113,8 +114,10 @@ def spread(widget: widgets.Widget) -> list:
 
 def button(text: str, icon: str, tip: str, action: Callable[[], Any], style="") -> widgets.Button:
     """A button that calls `action` without arguments."""
-    made = widgets.Button(description=text, icon=icon, tooltip=tip, button_style=style)
-    made.layout.width = "auto"
+    layout = {"width": "auto", "align_self": "flex-start"}
+    made = widgets.Button(
+        description=text, icon=icon, tooltip=tip, button_style=style, layout=layout
+    )
     made.on_click(lambda _: action())
     return made
 

@@ -23,7 +23,7 @@ import ipywidgets as widgets
 import pandas as pd
 from IPython import get_ipython
 
-from nmf_helpers.controls import STYLE, Picture, button, control, spoken, spread, wrapped
+from nmf_helpers.controls import STYLE, LogSlider, Picture, button, control, spoken, spread, wrapped
 from nmf_helpers.plots import LossCurves, best_record, lower_is_better
 
 N_GHOSTS = 4  # earlier runs kept in the picture; the table keeps all of them
@@ -426,7 +426,7 @@ def _training_controls(lr, weight_decay, n_epochs, seed) -> dict[str, widgets.Wi
     if isinstance(lr, float | int):
         lr = (lr / 100, float(lr), lr * 100)
     if isinstance(weight_decay, float | int):
-        weight_decay = (1e-7, float(weight_decay), 1.0)
+        weight_decay = LogSlider(1e-7, float(weight_decay), 1.0, "weight_decay")  # 0 is welcome
     if isinstance(n_epochs, int):
         n_epochs = (1, n_epochs, 5 * n_epochs)
     seed = widgets.BoundedIntText(seed, min=0, max=2**31 - 1)

@@ -88,6 +88,10 @@ def _shorten(title: str, width: int) -> str:
     return textwrap.shorten(title, width, placeholder="…")
 
 
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def lower_is_better(metric: str) -> bool:
     """Whether a small value of `metric` is a good one: losses and errors, by their name."""
     return any(word in metric.lower() for word in ("loss", "mse", "mae", "error"))
@@ -227,7 +231,7 @@ class LossCurves(Chart):
             high = min(high, 2.5 * max([low, *self.baselines.values()]))
         room = 0.1 * (high - low) or 0.1 * abs(high) or 0.1
         floor, ceiling = self._settled or (low, high)
-        if self._settled is None or high - low < 0.3 * (ceiling - floor):
+        if self._settled is None or high - low < 0.3 * (ceiling - min(floor, low)):
             floor, ceiling = low - room, high + room
         # An edge that is passed gives way by a good step, so that it is passed seldom.
         if low < floor:
@@ -242,10 +246,13 @@ class LossCurves(Chart):
     def _describe(self, records, best) -> str:
         number = f"{{:.{self.digits}f}}".format
         baselines = "; ".join(f"{name} {number(v)}" for name, v in self.baselines.items())
-        n = len(self.ghosts)
-        ghosts = f"; {n} earlier run{'s' * (n > 1)} drawn thin" if n else ""
+        ghosts = f"; {_count(len(self.ghosts), 'earlier run')} drawn thin" if self.ghosts else ""
         if best is None:
-            return f"No epoch of {self.quantity} to draw yet" + (f"; {baselines}" * bool(baselines))
+            return (
+                f"No epoch of {self.quantity} to draw yet"
+                + f"; {baselines}" * bool(baselines)
+                + "."
+            )
         finite = [r for r in records if np.isfinite(r.get(self.metric, np.nan))]
         first, last = finite[0], finite[-1]
         extreme = "lowest" if lower_is_better(self.metric) else "highest"
@@ -323,14 +330,14 @@ def sparsity(matrix, *, n_users: int = 150, n_items: int = 300) -> Chart:
     right.plot(np.arange(1, len(counts) + 1), counts, color=BLUE, lw=2.4)
     right.axvline(half, color=VERMILLION, ls="--", lw=1.6)
     right.text(
-        half, counts[0], f" {half:,} films hold\n half of all ratings",
+        half, counts[0], f" half of all ratings\n went to {_count(half, 'film')}",
         color=VERMILLION, fontsize=11, va="top", path_effects=HALO,
     )  # fmt: skip
     density = matrix.nnz / np.prod(matrix.shape)
     chart.alt = (
-        f"{matrix.shape[0]:,} users by {matrix.shape[1]:,} films, {density:.2%} filled; "
-        f"the most rated film has {counts[0]:,} ratings, {half:,} films hold half of all "
-        f"{matrix.nnz:,}, and {int((counts == 1).sum()):,} films have a single one."
+        f"{matrix.shape[0]:,} users by {matrix.shape[1]:,} films, {density:.2%} filled; the most "
+        f"rated film has {_count(counts[0], 'rating')}; half of all {_count(matrix.nnz, 'rating')} "
+        f"went to {_count(half, 'film')}; {_count((counts == 1).sum(), 'film')} got a single one."
     )
     return chart
 
@@ -411,10 +418,11 @@ def factor_map(
     chart.set_layout_engine("none")  # from here on nothing moves, so that overlaps can be seen
     boxes, middle = [], sum(ax.get_xlim()) / 2
     for item in named:
-        right = points[item][0] > middle  # names run towards the middle, so that none is cut off
+        # Names run towards the middle, so that none is cut off.
+        shift, align = ((-5, 3), "right") if points[item][0] > middle else ((5, 3), "left")
         text = ax.annotate(
-            _shorten(titles[item], 34), points[item], (-5 if right else 5, 3),
-            textcoords="offset points", ha="right" if right else "left", fontsize=10, color=INK, path_effects=HALO,
+            _shorten(titles[item], 34), points[item], shift, textcoords="offset points", ha=align,
+            fontsize=10, color=INK, path_effects=HALO,
         )  # fmt: skip
         box = text.get_window_extent()
         if any(box.overlaps(other) for other in boxes):

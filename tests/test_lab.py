@@ -1,0 +1,563 @@
+"""Every widget of the training lab, driven through its traits and buttons, without a browser."""
+
+import math
+import threading
+import time
+
+import ipywidgets as widgets
+import pytest
+
+from nmf_helpers import lab as lab_module
+from nmf_helpers.controls import LogSlider, control, spread
+from nmf_helpers.lab import TrainingLab
+
+PATIENCE = 20  # seconds that a run may take before a test gives up on it
+
+
+class Notebook:
+    """The notebook's side of a lab: a `make` that remembers its calls and can be held up."""
+
+    def __init__(self, valid=lambda epoch, lr: 1 / epoch + lr, gated=False):
+        self.calls, self.valid, self.closed = [], valid, 0
+        self.may_go_on = threading.Semaphore(0 if gated else 10**6)
+        self.at_once = self.most_at_once = 0
+
+    def make(self, **settings):
+        self.calls.append(settings)
+        return f"model {len(self.calls)}", self.records(settings)
+
+    def records(self, settings):
+        self.at_once += 1
+        self.most_at_once = max(self.at_once, self.most_at_once)
+        try:
+            for epoch in range(1, settings["n_epochs"] + 1):
+                self.may_go_on.acquire(timeout=PATIENCE)
+                valid = self.valid(epoch, settings.get("lr", 0.0))
+                yield {"epoch": epoch, "train_loss": 0.5 / epoch, "valid_loss": valid}
+        finally:
+            self.at_once -= 1
+            self.closed += 1
+
+
+def unhurried(epoch, lr):
+    time.sleep(0.005)
+    return 1 / epoch
+
+
+def until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def gated():
+    """A notebook whose epochs wait, and a lab on it that is stopped at the end."""
+    notebook = Notebook(gated=True)
+    lab = TrainingLab(notebook.make, n_epochs=50)
+    yield notebook, lab
+    notebook.may_go_on.release(10**6)
+    lab.stop().wait(PATIENCE)
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def test_train_passes_what_the_controls_say():
+    notebook = Notebook()
+    lab = TrainingLab(
+        notebook.make,
+        lr=(1e-4, 0.02, 1.0),
+        weight_decay=0.0,
+        n_epochs=(1, 4, 9),
+        seed=7,
+        controls={"n_factors": (1, 20, 64), "bias": True, "optimizer": ["adam", "sgd"]},
+    )
+    lab.train_button.click()
+    lab.wait(PATIENCE)
+    assert notebook.calls == [
+        {
+            "lr": 0.02, "weight_decay": 0.0, "n_epochs": 4, "seed": 7,
+            "n_factors": 20, "bias": True, "optimizer": "adam",
+        }
+    ]  # fmt: skip
+
+
+def test_every_control_reaches_the_next_run():
+    notebook = Notebook()
+    lab = TrainingLab(notebook.make, controls={"dropout": (0.0, 0.5, 1.0), "bias": False})
+    lab.controls["lr"].slider.value = 0.1
+    lab.controls["weight_decay"].box.value = 0.0123
+    lab.controls["n_epochs"].value = 3
+    lab.controls["seed"].value = 5
+    lab.controls["dropout"].value = 0.25
+    lab.controls["bias"].value = True
+    lab.train_button.click()
+    lab.wait(PATIENCE)
+    assert notebook.calls == [
+        {
+            "lr": 0.1, "weight_decay": 0.0123, "n_epochs": 3, "seed": 5, "dropout": 0.25,
+            "bias": True,
+        }
+    ]  # fmt: skip
+
+
+def test_a_control_can_be_left_out():
+    notebook = Notebook()
+    TrainingLab(notebook.make, lr=None, weight_decay=None, n_epochs=2).start().wait(PATIENCE)
+    assert set(notebook.calls[0]) == {"n_epochs", "seed"}
+
+
+def test_a_run_keeps_model_settings_and_history():
+    lab = TrainingLab(Notebook().make, n_epochs=5).start(lr=0.01).wait(PATIENCE)
+    (run,) = lab.runs
+    assert run.model == "model 1" and run.state == "finished" and run.settings["lr"] == 0.01
+    assert [r["epoch"] for r in run.history] == [1, 2, 3, 4, 5]
+    assert lab.history.loc[5, "valid_loss"] == pytest.approx(0.21)
+    assert "Finished after 5 epochs" in lab.status.value
+    assert "best 0.210 at epoch 5" in lab.status.value
+
+
+def test_the_best_run_is_the_one_with_the_lowest_loss():
+    lab = TrainingLab(Notebook().make, n_epochs=3)
+    for lr in (0.3, 0.1, 0.2):
+        lab.start(lr=lr).wait(PATIENCE)
+    assert lab.best.settings["lr"] == 0.1 and lab.best.model == "model 2"
+    assert [run.settings["lr"] for run in lab.ranking] == [0.1, 0.2, 0.3]
+    rows = [lab.table.value.index(f"lr {lr}<") for lr in (0.1, 0.2, 0.3)]
+    assert rows == sorted(rows)
+
+
+def test_the_best_run_has_the_highest_score_where_higher_is_better():
+    def make(lr, n_epochs, **_):
+        return None, ({"epoch": e, "auc": lr} for e in range(1, n_epochs + 1))
+
+    lab = TrainingLab(make, metric="auc", train_metric=None, n_epochs=2)
+    for lr in (0.3, 0.5, 0.2):
+        lab.start(lr=lr).wait(PATIENCE)
+    assert lab.best.settings["lr"] == 0.5
+
+
+def test_no_run_yet_is_said_plainly():
+    lab = TrainingLab(Notebook().make)
+    with pytest.raises(ValueError, match="press Train"):
+        _ = lab.best
+    assert lab.history.empty and lab.runs == []
+    assert "No epoch" in lab.figure().alt
+
+
+def test_an_unknown_control_suggests_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'weight_decay'"):
+        TrainingLab(Notebook().make).start(weightdecay=1)
+
+
+def test_records_may_be_any_iterable_and_hold_more_than_numbers():
+    def make(**_):
+        return None, [{"epoch": 1, "valid_loss": 1, "note": "first"}, {"epoch": 2, "valid_loss": 0}]
+
+    lab = TrainingLab(make).start().wait(PATIENCE)
+    assert lab.best.score == 0 and lab.history.loc[1, "note"] == "first"
+
+
+# -- stopping -------------------------------------------------------------------------------------
+
+
+def test_stop_keeps_model_and_history(gated):
+    notebook, lab = gated
+    lab.start()
+    notebook.may_go_on.release(3)
+    until(lambda: lab.runs and len(lab.runs[0].history) == 3)
+    stopper = threading.Thread(target=lab.stop_button.click)
+    stopper.start()
+    notebook.may_go_on.release(1)  # the epoch under way may end
+    lab.wait(PATIENCE)
+    stopper.join()
+    (run,) = lab.runs
+    assert run.state == "stopped" and run.model == "model 1" and 3 <= len(run.history) <= 4
+    assert "Stopped after" in lab.status.value
+    assert notebook.closed == 1
+
+
+def test_stop_interrupts_an_epoch_that_takes_long():
+    def make(**_):
+        def records():
+            yield {"epoch": 1, "valid_loss": 1.0}
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline:
+                pass
+
+        return "model", records()
+
+    lab = TrainingLab(make).start()
+    until(lambda: lab.runs and lab.runs[0].history)
+    lab.stop().wait(PATIENCE / 2)
+    assert lab.runs[0].state == "stopped" and lab.runs[0].model == "model"
+    assert lab.start().training  # and it can train again
+    lab.stop().wait(PATIENCE / 2)
+
+
+def test_stop_before_the_first_epoch_leaves_no_run():
+    def make(**_):
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            pass
+
+    lab = TrainingLab(make).start()
+    until(lambda: lab.runs)
+    lab.stop().wait(PATIENCE / 2)
+    assert lab.runs == [] and "before the first epoch" in lab.status.value
+
+
+def test_stop_without_a_run_does_nothing():
+    lab = TrainingLab(Notebook().make, n_epochs=2)
+    lab.stop_button.click()
+    assert not lab.training
+    assert lab.start().wait(PATIENCE).runs[0].state == "finished"
+
+
+def test_a_second_press_never_starts_two_runs(gated):
+    notebook, lab = gated
+    lab.train_button.click()
+    lab.train_button.click()
+    assert "Already training" in lab.status.value
+    notebook.may_go_on.release(10**6)
+    lab.wait(PATIENCE)
+    assert len(notebook.calls) == len(lab.runs) == 1
+
+
+def test_fifty_presses_from_many_threads_never_train_twice_at_once():
+    notebook = Notebook()
+    lab = TrainingLab(notebook.make, n_epochs=5)
+    buttons = [
+        lab.train_button,
+        lab.stop_button,
+        lab.clear_button,
+        lab.reset_button,
+        lab.sweep_button,
+    ]
+    presses = [threading.Thread(target=buttons[i % 5].click) for i in range(50)]
+    for press in presses:
+        press.start()
+    for press in presses:
+        press.join()
+    lab.stop().wait(PATIENCE)
+    assert notebook.most_at_once <= 1 and notebook.at_once == 0
+    assert all(run.state in ("finished", "stopped") for run in lab.runs)
+    assert lab.start().wait(PATIENCE).runs[-1].state == "finished"
+
+
+def test_the_sliders_stay_alive_while_it_trains(gated):
+    _, lab = gated
+    lab.start(lr=0.01)
+    until(lambda: lab.runs)
+    lab.controls["lr"].slider.value = 1.0
+    assert lab.settings["lr"] == 1.0 and lab.runs[0].settings["lr"] == 0.01
+
+
+def test_waiting_has_a_limit(gated):
+    _, lab = gated
+    with pytest.raises(TimeoutError, match=r"lab\.stop"):
+        lab.start().wait(0.05)
+
+
+def test_two_labs_train_at_once_without_mixing():
+    first, second = Notebook(), Notebook()
+    labs = [TrainingLab(n.make, n_epochs=20) for n in (first, second)]
+    for lab, lr in zip(labs, (0.1, 0.2), strict=True):
+        lab.start(lr=lr)
+    for lab, lr in zip(labs, (0.1, 0.2), strict=True):
+        lab.wait(PATIENCE)
+        assert [run.settings["lr"] for run in lab.runs] == [lr]
+        assert lab.runs[0].score == pytest.approx(1 / 20 + lr)
+
+
+def test_running_the_cell_again_stops_its_earlier_lab(monkeypatch):
+    class Shell:
+        def __init__(self, cell, execution):
+            self.parent = {"metadata": {"cellId": cell}, "header": {"msg_id": execution}}
+
+        def get_parent(self):
+            return self.parent
+
+    def build(cell, execution, notebook):
+        monkeypatch.setattr(lab_module, "get_ipython", lambda: Shell(cell, execution))
+        return TrainingLab(notebook.make, n_epochs=10**5)
+
+    notebooks = [Notebook(valid=unhurried) for _ in range(3)]
+    old, beside = build("a", "1", notebooks[0]), build("a", "1", notebooks[1])
+    other = build("b", "2", notebooks[2])
+    for lab in (old, beside, other):
+        lab.start()
+    until(lambda: all(lab.runs and lab.runs[0].history for lab in (old, beside, other)))
+    build("a", "3", Notebook())
+    old.wait(PATIENCE)
+    beside.wait(PATIENCE)
+    assert old.runs[0].state == beside.runs[0].state == "stopped"
+    assert other.training
+    other.stop().wait(PATIENCE)
+
+
+def test_closing_a_lab_ends_its_training():
+    lab = TrainingLab(Notebook().make, n_epochs=10**6).start()
+    lab.close()
+    lab.wait(PATIENCE)
+    assert not lab.training
+
+
+# -- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_nan_ends_with_a_sentence_and_advice():
+    notebook = Notebook(valid=lambda epoch, lr: math.nan if epoch == 3 else 1.0)
+    lab = TrainingLab(notebook.make, lr=0.5, n_epochs=10).start().wait(PATIENCE)
+    assert lab.runs[0].state == "diverged" and len(lab.runs[0].history) == 3
+    assert "diverged: valid_loss is nan at epoch 3. Try a smaller lr, say 0.05" in lab.status.value
+    assert 'role="alert"' in lab.status.value
+
+
+def test_infinity_is_divergence_too_and_a_sweep_goes_on():
+    notebook = Notebook(valid=lambda epoch, lr: math.inf if lr > 0.1 else 1.0)
+    lab = TrainingLab(notebook.make, n_epochs=2).sweep("lr", [0.5, 0.05]).wait(PATIENCE)
+    assert [run.state for run in lab.runs] == ["diverged", "finished"]
+
+
+def test_the_loops_own_complaint_about_divergence_is_shown():
+    def make(**_):
+        def records():
+            yield {"epoch": 1, "valid_loss": 1.0}
+            raise FloatingPointError("the training loss became nan in epoch 2: try a smaller lr")
+
+        return None, records()
+
+    lab = TrainingLab(make).start().wait(PATIENCE)
+    assert lab.runs[0].state == "diverged"
+    assert "became nan in epoch 2" in lab.status.value
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_an_error_is_shown_and_raised_by_wait(early):
+    def make(**_):
+        def records():
+            yield {"epoch": 1, "valid_loss": 1.0}
+            raise RuntimeError("no <such> film")
+
+        if early:
+            raise RuntimeError("no <such> film")
+        return "model", records()
+
+    lab = TrainingLab(make).start()
+    with pytest.raises(RuntimeError, match="no <such> film"):
+        lab.wait(PATIENCE)
+    assert "RuntimeError: no &lt;such&gt; film" in lab.status.value
+    assert [run.state for run in lab.runs] == ([] if early else ["failed"])
+    assert lab.train_button.button_style == "primary"
+
+
+def test_an_error_is_forgotten_by_the_next_run():
+    calls = []
+
+    def make(**_):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("once")
+        return None, [{"epoch": 1, "valid_loss": 1.0}]
+
+    lab = TrainingLab(make).start()
+    with pytest.raises(RuntimeError):
+        lab.wait(PATIENCE)
+    assert lab.start().wait(PATIENCE).runs[0].state == "finished"
+
+
+# -- reset, clear, sweep, predict -----------------------------------------------------------------
+
+
+def test_reset_puts_every_control_back_and_keeps_the_runs():
+    lab = TrainingLab(Notebook().make, n_epochs=3, controls={"bias": True, "loss": ["mse", "mae"]})
+    before = lab.settings
+    lab.start(lr=0.5, weight_decay=0.0, n_epochs=2, seed=3, bias=False, loss="mae").wait(PATIENCE)
+    lab.reset_button.click()
+    assert lab.settings == before and len(lab.runs) == 1
+
+
+def test_clear_forgets_runs_ghosts_and_table():
+    lab = TrainingLab(Notebook().make, n_epochs=3)
+    lab.start(lr=0.1).wait(PATIENCE)
+    lab.start(lr=0.2).wait(PATIENCE)
+    assert "earlier run" in lab.picture.tooltip and "<table" in lab.table.value
+    lab.clear_button.click()
+    assert lab.runs == [] and lab.table.value == ""
+    assert lab.picture.tooltip.startswith("No epoch")
+
+
+def test_clear_while_training_keeps_the_run_under_way(gated):
+    notebook, lab = gated
+    lab.start()
+    until(lambda: lab.runs)
+    lab.clear_button.click()
+    notebook.may_go_on.release(10**6)
+    lab.wait(PATIENCE)
+    assert [run.state for run in lab.runs] == ["finished"]
+
+
+def test_a_sweep_trains_once_for_each_value():
+    notebook = Notebook()
+    lab = TrainingLab(notebook.make, lr=0.03, n_epochs=2, controls={"bias": True})
+    lab.sweep_choice.value = "lr"
+    lab.sweep_button.click()
+    lab.wait(PATIENCE)
+    assert [call["lr"] for call in notebook.calls] == [0.003, 0.01, 0.03, 0.09]
+    assert "Best of all" in lab.status.value and "lr 0.003" in lab.status.value
+    lab.sweep("bias").wait(PATIENCE)
+    assert [call["bias"] for call in notebook.calls[4:]] == [False, True]
+
+
+def test_stop_ends_the_whole_sweep():
+    lab = TrainingLab(Notebook().make, n_epochs=10**6).sweep("lr")
+    until(lambda: lab.runs and lab.runs[0].history)
+    lab.stop().wait(PATIENCE)
+    assert len(lab.runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("lr", "guess", "answer"),
+    [
+        (0.05, "better", "You were right: it came out better"),
+        (0.5, "better", "You said better: it came out worse"),
+        (0.1, "the same", "You were right: it came out the same"),
+        (0.5, "worse", "You were right: it came out worse"),
+    ],
+)
+def test_a_prediction_is_answered(lr, guess, answer):
+    lab = TrainingLab(Notebook().make, n_epochs=4).start(lr=0.1).wait(PATIENCE)
+    lab.guess.value = guess
+    lab.start(lr=lr).wait(PATIENCE)
+    assert answer in lab.status.value and "after 0.350" in lab.status.value
+    assert lab.guess.value == "no guess"
+
+
+def test_the_first_prediction_has_nothing_to_compare_with():
+    lab = TrainingLab(Notebook().make, n_epochs=2)
+    lab.guess.value = "better"
+    assert "no earlier run" in lab.start().wait(PATIENCE).status.value
+
+
+# -- what is shown --------------------------------------------------------------------------------
+
+
+def test_the_picture_is_a_png_whose_tooltip_is_the_alt_text():
+    lab = TrainingLab(Notebook().make, n_epochs=4, baseline=("table", 0.3), ylabel="RMSE (stars)")
+    assert bytes(lab.picture.value).startswith(b"\x89PNG")
+    empty = lab.picture.value
+    lab.start(lr=0.01).wait(PATIENCE)
+    assert lab.picture.value != empty
+    assert lab.picture.tooltip == lab.figure().alt
+    assert "Validation RMSE falls from 1.010 to 0.260" in lab.picture.tooltip
+    assert "table 0.300" in lab.picture.tooltip
+
+
+def test_the_static_twin_is_the_live_picture():
+    lab = TrainingLab(Notebook().make, n_epochs=4, ylim=(0, 2)).start().wait(PATIENCE)
+    assert lab.figure().png() == lab.picture.value
+
+
+def test_the_curve_draws_while_it_trains(gated):
+    notebook, lab = gated
+    pictures = []
+    lab.picture.observe(lambda change: pictures.append(change.new), "value")
+    lab.start()
+    for n in range(1, 4):
+        notebook.may_go_on.release(1)
+        until(lambda n=n: len(lab.runs and lab.runs[0].history) == n)
+        time.sleep(0.3)
+    until(lambda: len(pictures) >= 3)
+    assert "epoch 3 of 50" in lab.progress.value
+
+
+def test_ghosts_are_labelled_by_what_differs():
+    lab = TrainingLab(Notebook().make, n_epochs=2, controls={"bias": True})
+    lab.start(lr=0.1).wait(PATIENCE)
+    lab.start(lr=0.2).wait(PATIENCE)
+    legend = [t.get_text() for t in lab.figure().ax.get_legend().get_texts()]
+    assert legend[-1] == "lr 0.1"
+
+
+def test_status_and_progress_are_text_with_a_role():
+    lab = TrainingLab(Notebook().make, n_epochs=2).start().wait(PATIENCE)
+    assert 'role="status"' in lab.status.value
+    assert 'aria-label="epochs done"' in lab.progress.value
+
+
+def test_the_plain_text_of_a_lab_is_the_same_every_time():
+    labs = [TrainingLab(Notebook().make, controls={"bias": True}) for _ in range(2)]
+    assert repr(labs[0]) == repr(labs[1]) == "TrainingLab(lr, weight_decay, n_epochs, seed, bias)"
+    assert labs[0]._repr_mimebundle_()["text/plain"] == repr(labs[0])
+
+
+def test_every_control_is_labelled():
+    lab = TrainingLab(Notebook().make, controls={"bias": True, "k": (1, 2, 3)})
+    for name, widget in lab.controls.items():
+        inner = widget.slider if isinstance(widget, LogSlider) else widget
+        assert inner.description == name
+    buttons = (lab.train_button, lab.stop_button, lab.reset_button, lab.clear_button)
+    assert all(button.tooltip and button.description for button in buttons)
+
+
+# -- controls -------------------------------------------------------------------------------------
+
+
+def test_slider_and_box_agree():
+    slider = LogSlider(1e-4, 0.01, 1.0, "lr")
+    slider.slider.value = 0.123456
+    assert slider.value == slider.box.value == 0.12
+    slider.box.value = 0.0333
+    assert slider.value == slider.slider.value == 0.0333
+    slider.value = 0.5
+    assert slider.slider.value == slider.box.value == 0.5
+
+
+@pytest.mark.parametrize("exact", [0.0, 1e-9, 50.0])
+def test_an_exact_value_may_lie_off_the_scale(exact):
+    slider = LogSlider(1e-4, 0.01, 1.0, "weight_decay")
+    slider.box.value = exact
+    assert slider.value == exact
+    assert 1e-4 <= slider.slider.value <= 1.0
+
+
+def test_a_negative_value_is_not_taken():
+    slider = LogSlider(1e-4, 0.01, 1.0, "lr")
+    slider.box.value = -1.0
+    assert slider.value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        (True, widgets.Checkbox),
+        (["a", "b"], widgets.Dropdown),
+        ((1, 2, 3), widgets.IntSlider),
+        ((0.0, 0.2, 0.5), widgets.FloatSlider),
+        ((0.001, 0.1, 1.0), LogSlider),
+    ],
+)
+def test_controls_are_made_from_plain_values(spec, kind):
+    assert isinstance(control("name", spec), kind)
+
+
+def test_a_widget_is_taken_as_it_is():
+    widget = widgets.IntText(3)
+    assert control("batch_size", widget) is widget and widget.description == "batch_size"
+
+
+@pytest.mark.parametrize("spec", [(3, 2, 1), (1, 2), "adam", 3, []])
+def test_a_bad_control_names_itself(spec):
+    with pytest.raises((TypeError, ValueError), match="n_factors"):
+        control("n_factors", spec)
+
+
+def test_a_spread_covers_the_control():
+    assert spread(control("k", (1, 8, 64))) == [1, 4, 16, 64]
+    assert spread(control("p", (0.0, 0.1, 0.6))) == [0.0, 0.2, 0.4, 0.6]
+    assert spread(control("loss", ["a", "b", "c", "d", "e"])) == ["a", "b", "c", "d"]
+    assert spread(LogSlider(1e-6, 0.0, 1e-2, "weight_decay")) == [0.0, 3.3e-5, 1e-4, 3e-4]
+    assert spread(widgets.BoundedIntText(5)) == [5, 6, 7, 8]

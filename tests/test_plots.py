@@ -1,0 +1,242 @@
+"""Figures say what they show: alt text, labels and lines against the data they were made from."""
+
+import base64
+import io
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from IPython.core.formatters import DisplayFormatter
+from PIL import Image
+
+from nmf_helpers import plots
+from nmf_helpers.plots import best_record, loss_curves, lower_is_better
+
+
+def records(valid, train=None):
+    train = valid if train is None else train
+    return [
+        {"epoch": epoch, "train_loss": t, "valid_loss": v}
+        for epoch, (v, t) in enumerate(zip(valid, train, strict=True), 1)
+    ]
+
+
+DIPPING = records([1.12, 0.95, 0.91, 0.93], [1.2, 0.9, 0.7, 0.6])
+
+
+def texts(chart):
+    return " ".join(t.get_text() for t in chart.findobj(lambda a: hasattr(a, "get_text")))
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
+# -- learning curves ------------------------------------------------------------------------------
+
+
+def test_the_alt_text_tells_the_course_of_the_curve():
+    chart = loss_curves(DIPPING, baseline=("bias table", 0.96), ylabel="RMSE (stars)", digits=2)
+    assert chart.alt == (
+        "Validation RMSE falls from 1.12 to 0.93 over epochs 1 to 4, lowest 0.91 at epoch 3; "
+        "training RMSE ends at 0.60; bias table 0.96."
+    )
+
+
+def test_the_alt_text_of_a_score_looks_for_the_highest():
+    rising = [{"epoch": e, "ndcg@10": v} for e, v in enumerate([0.1, 0.3, 0.2], 1)]
+    chart = loss_curves(rising, metric="ndcg@10", train_metric=None, ylabel="nDCG@10")
+    assert "rises from 0.100 to 0.200" in chart.alt
+    assert "highest 0.300 at epoch 2" in chart.alt
+    assert "training" not in chart.alt + texts(chart)
+
+
+def test_a_frame_and_a_list_of_records_draw_the_same_curve():
+    frame = pd.DataFrame(DIPPING)
+    indexed = frame.set_index("epoch")
+    assert loss_curves(DIPPING).alt == loss_curves(frame).alt == loss_curves(indexed).alt
+
+
+def test_training_and_validation_differ_in_style_as_well_as_colour():
+    chart = loss_curves(DIPPING)
+    assert chart.train.get_linestyle() != chart.valid.get_linestyle()
+    assert chart.train.get_color() != chart.valid.get_color()
+    np.testing.assert_allclose(chart.valid.get_ydata(), [1.12, 0.95, 0.91, 0.93])
+    np.testing.assert_allclose(chart.train.get_ydata(), [1.2, 0.9, 0.7, 0.6])
+
+
+def test_the_best_epoch_is_marked():
+    chart = loss_curves(DIPPING)
+    assert (list(chart.best.get_xdata()), list(chart.best.get_ydata())) == ([3], [0.91])
+
+
+def test_baselines_are_labelled_lines():
+    chart = loss_curves(DIPPING, baseline={"bias table": 0.88, "global mean": 1.05})
+    heights = [line.get_ydata()[0] for line in chart.ax.lines if len(set(line.get_ydata())) == 1]
+    assert {0.88, 1.05} <= set(heights)
+    assert "bias table 0.880" in texts(chart) and "global mean 1.050" in texts(chart)
+
+
+def test_ghosts_carry_their_settings_in_the_legend():
+    chart = loss_curves(DIPPING, ghosts=[("lr 0.1", DIPPING), ("lr 0.2", DIPPING[:2])])
+    legend = [t.get_text() for t in chart.ax.get_legend().get_texts()]
+    assert legend[-2:] == ["lr 0.1", "lr 0.2"]
+    assert "2 earlier runs" in chart.alt
+    styles = [line.get_linestyle() for line in chart.ax.lines if line.get_label().startswith("lr")]
+    assert len(styles) == 2
+
+
+def test_axes_can_be_fixed():
+    chart = loss_curves(DIPPING, n_epochs=50, ylim=(0.5, 1.5))
+    assert chart.ax.get_ylim() == (0.5, 1.5)
+    assert 50 <= chart.ax.get_xlim()[1] < 55
+
+
+def test_an_enormous_first_epoch_does_not_flatten_the_rest():
+    chart = loss_curves(records([13.0, 2.0, 0.95, 0.9]), baseline=("bias table", 0.88))
+    low, high = chart.ax.get_ylim()
+    assert high < 3 and low < 0.88
+
+
+def test_without_a_baseline_the_axes_follow_once_the_first_epoch_is_far_away():
+    chart = loss_curves(records([13.0]))
+    chart.show(records([13.0, 5.0, 1.2, 0.9, 0.8]))
+    assert chart.ax.get_ylim()[1] < 3
+
+
+def test_axes_hardly_move_while_a_run_is_drawn():
+    losses = 0.9 + 0.3 * np.exp(-np.arange(60) / 10)
+    run = records(losses, losses - np.linspace(0.1, 0.6, 60))
+    chart = loss_curves([], n_epochs=60, baseline=("bias table", 0.88))
+    seen = [chart.show(run[:n]).ax.get_ylim() for n in range(1, 61)]
+    assert len(set(seen)) <= 6
+    low, high = seen[-1]
+    assert low < min(r["train_loss"] for r in run) and high > losses.max()
+
+
+def test_no_epoch_yet_is_a_picture_too():
+    chart = loss_curves([], baseline=("bias table", 0.9))
+    assert chart.alt == "No epoch of loss to draw yet; bias table 0.900."
+    assert chart.png().startswith(b"\x89PNG")
+
+
+def test_a_run_of_nan_alone_draws_nothing_and_breaks_nothing():
+    chart = loss_curves(records([np.nan, np.inf]))
+    assert chart.alt.startswith("No epoch")
+    chart.frame()
+
+
+def test_a_quick_frame_shows_what_a_full_drawing_shows():
+    chart = loss_curves([], n_epochs=4, ylim=(0.5, 1.3))
+    for n in range(1, 5):
+        chart.show(DIPPING[:n])
+        quick = pixels(chart.frame())
+    np.testing.assert_array_equal(quick, pixels(chart.png()))
+    again = loss_curves(DIPPING, n_epochs=4, ylim=(0.5, 1.3))
+    np.testing.assert_array_equal(quick, pixels(again.png()))
+
+
+def test_the_best_record_is_the_earliest_of_equals_and_skips_nan():
+    run = records([np.nan, 0.9, 0.8, 0.8])
+    assert best_record(run, "valid_loss")["epoch"] == 3
+    assert best_record(records([np.nan]), "valid_loss") is None
+    assert best_record([{"epoch": 1, "auc": 0.5}, {"epoch": 2, "auc": 0.6}], "auc")["epoch"] == 2
+
+
+@pytest.mark.parametrize("name", ["valid_loss", "RMSE (stars)", "mse", "MAE", "test error"])
+def test_losses_and_errors_are_better_when_lower(name):
+    assert lower_is_better(name)
+    assert not lower_is_better("ndcg@10") and not lower_is_better("auc")
+
+
+# -- how a chart reaches a notebook ---------------------------------------------------------------
+
+
+def test_a_notebook_gets_a_png_with_the_alt_text_as_its_plain_text():
+    chart = loss_curves(DIPPING)
+    data, metadata = DisplayFormatter().format(chart)
+    assert data["text/plain"] == chart.alt
+    assert metadata["image/png"]["alt"] == chart.alt
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert "text/html" not in data
+
+
+def test_pictures_are_opaque_and_stay_legible_under_a_dark_style_sheet():
+    import matplotlib
+
+    with matplotlib.rc_context({"text.color": "white", "axes.facecolor": "black"}):
+        chart = loss_curves(DIPPING, baseline=("bias table", 1.0))
+    assert chart.ax.get_facecolor() == (1, 1, 1, 1)
+    assert all(t.get_color() != "white" for t in chart.ax.texts)
+    assert pixels(chart.png()).shape[2] == 3
+
+
+def test_drawing_never_imports_pyplot():
+    import subprocess
+
+    code = (
+        "import sys; from nmf_helpers.plots import loss_curves;"
+        "loss_curves([{'epoch': 1, 'valid_loss': 1.0}]).png();"
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# -- the other figures ----------------------------------------------------------------------------
+
+
+def test_sparsity_counts_what_the_matrix_holds():
+    matrix = sp.csr_array(np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 0]]))
+    assert plots.sparsity(matrix).alt == (
+        "3 users by 4 films, 41.67% filled; the most rated film has 3 ratings; "
+        "half of all 5 ratings went to 1 film; 2 films got a single one."
+    )
+
+
+def test_learned_biases_name_the_extremes():
+    chart = plots.learned_biases(np.array([0.5, -1.0, 0.0, 2.0]), ["A", "B", "C", "D"], n=1)
+    assert "-1.00 (B)" in chart.alt and "+2.00 (D)" in chart.alt
+    labels = [t.get_text() for t in chart.axes[0].get_yticklabels()]
+    assert labels == ["B", "D"]
+
+
+def test_the_projection_is_principal_components():
+    from sklearn.decomposition import PCA
+
+    vectors = np.random.default_rng(0).normal(size=(60, 5)) * [5, 3, 1, 1, 1]
+    ours, theirs = plots.project(vectors), PCA(2).fit_transform(vectors)
+    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-9)
+    np.testing.assert_allclose(plots.project(vectors), ours)
+
+
+def test_a_factor_map_names_films_without_covering_one_with_another():
+    points = np.array([[0.0, 0.0], [0.001, 0.0], [1.0, 1.0]])
+    groups = {"Horror": np.array([0, 1]), "Comedy": np.array([2])}
+    chart = plots.factor_map(points, ["one", "two", "three"], groups=groups, named=[0, 1, 2])
+    assert [t.get_text() for t in chart.axes[0].texts] == ["one", "three"]
+    assert chart.alt == (
+        "Map of 3 films: Horror centred at (+0.00, +0.00); Comedy centred at (+1.00, +1.00)."
+    )
+
+
+def test_scores_are_ordered_best_first_with_the_spread_of_seeds():
+    chart = plots.score_chart(
+        {"table": 0.88, "MF": [0.92, 0.90], "best": 0.86},
+        xlabel="RMSE (stars)",
+        baselines=["table"],
+    )
+    assert chart.alt == (
+        "RMSE (stars), best first: best 0.860; table 0.880; MF 0.910 [0.900 to 0.920]."
+    )
+    top = chart.axes[0].get_yticklabels()[-1].get_text()
+    assert top == "best"
+    scored = plots.score_chart({"a": 0.1, "b": 0.3}, xlabel="nDCG@10")
+    assert scored.alt == "nDCG@10, best first: b 0.300; a 0.100."
+
+
+def test_by_popularity_reports_both_ends():
+    table = pd.DataFrame({"EASE": [0.1, 0.2]}, index=pd.Index(["rare", "popular"], name="films"))
+    chart = plots.by_popularity(table, ylabel="recall@10")
+    assert chart.alt == "recall@10, from rare to popular films: EASE 0.100 to 0.200."
