@@ -128,11 +128,12 @@ class Films:
         return [int(item) for item, _ in zip(found, range(n), strict=False)]
 
     def find(self, film: int | str) -> int:
-        """An item from its number or title; the most rated one if several have it."""
+        """An item from its number or title: the exact title first, then the most rated."""
         if not isinstance(film, str):
             return int(film)
-        if found := self.search(film, 1):
-            return found[0]
+        if found := self.search(film, len(self.names)):
+            exact = (i for i in found if plain(film) in (plain(self.titles[i]), self._plain[i]))
+            return next(exact, found[0])
         near = difflib.get_close_matches(film, self.names, 1, 0.0)
         raise ValueError(f"no film called {film!r}; did you mean {near[0]!r}?")
 

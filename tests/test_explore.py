@@ -1,0 +1,289 @@
+"""The labs of own recommendations and of the factor map, without a browser."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from nmf_helpers.baselines import EASE
+from nmf_helpers.explore import (
+    N_FOUND,
+    N_RATED,
+    THUMBS,
+    FactorLab,
+    Films,
+    FoldInFactors,
+    FoldInWeights,
+    RecommendLab,
+    readable,
+)
+
+MOVIES = pd.DataFrame(
+    {
+        "title": ["Matrix, The", "Alien", "Aliens", "Amélie", "Toy Story", "Shrek", ""],
+        "year": pd.array([1999, 1979, 1986, 2001, 1995, 2001, None], dtype="Int64"),
+        "genres": ["Action|Sci-Fi", "Horror", "Horror", "Romance", "Children", "Children", ""],
+    }
+)
+POPULARITY = np.array([50, 30, 40, 10, 60, 20, 5])
+N = len(MOVIES)
+
+
+@pytest.fixture
+def weights():
+    """Space films speak for one another, and so do cartoons."""
+    w = np.zeros((N, N), dtype=np.float32)
+    w[np.ix_([0, 1, 2], [0, 1, 2])] = 1
+    w[np.ix_([4, 5], [4, 5])] = 1
+    np.fill_diagonal(w, 0)
+    w[1, 2] = 3
+    return w
+
+
+@pytest.fixture
+def lab(weights):
+    return RecommendLab(FoldInWeights(weights), MOVIES, POPULARITY, k=4)
+
+
+# -- folding a new user in ------------------------------------------------------------------------
+
+
+def test_folding_into_ease_gives_a_training_user_her_own_scores():
+    rng = np.random.default_rng(0)
+    train = sp.csr_array((rng.random((30, 12)) < 0.3).astype(np.float32))
+    ease = EASE(l2=10).fit(train)
+    scores = ease.score_matrix()
+    for user in range(30):
+        items = train[[user]].nonzero()[1]
+        folded = FoldInWeights(ease.weights_)(items, np.full(len(items), 5.0))
+        np.testing.assert_allclose(folded, scores[user], atol=1e-5)
+
+
+def test_folding_into_factors_is_ridge_regression():
+    from sklearn.linear_model import Ridge
+
+    rng = np.random.default_rng(1)
+    factors, biases = rng.normal(size=(20, 4)), rng.normal(size=20)
+    items, stars = np.array([3, 7, 8, 15, 2]), np.array([5.0, 1.0, 4.0, 2.5, 3.0])
+    ridge = Ridge(alpha=0.7, fit_intercept=False)
+    user = ridge.fit(factors[items], stars - 3.5 - biases[items]).coef_
+    fold_in = FoldInFactors(factors, biases, mean=3.5, l2=0.7)
+    np.testing.assert_allclose(fold_in(items, stars), 3.5 + biases + factors @ user)
+
+
+def test_explanations_add_up_to_the_score():
+    rng = np.random.default_rng(2)
+    items, stars = np.array([1, 4, 5]), np.array([5.0, 2.0, 4.0])
+    by_weights = FoldInWeights(rng.normal(size=(9, 9)).astype(np.float32))
+    by_factors = FoldInFactors(rng.normal(size=(9, 3)), mean=3.0)
+    for fold_in, base in ((by_weights, 0.0), (by_factors, 3.0)):
+        scores = fold_in(items, stars)
+        for item in range(9):
+            parts = fold_in.explain(item, items, stars)
+            assert parts.shape == (3,)
+            assert base + parts.sum() == pytest.approx(scores[item], abs=1e-5)
+
+
+def test_a_low_rating_counts_against():
+    scores = FoldInWeights(np.ones((3, 3)))(np.array([0]), np.array([1.0]))
+    assert (scores < 0).all()
+
+
+# -- your own recommendations ---------------------------------------------------------------------
+
+
+def test_before_any_rating_everybody_gets_the_most_rated(lab):
+    assert list(lab.recommendations()["title"]) == ["Toy Story", "The Matrix", "Aliens", "Alien"]
+    assert "Rate a film" in lab.status.value
+
+
+def test_a_press_changes_the_list_at_once(lab):
+    lab.query.value = "alien"
+    rows = [row for row in lab.found if row.item is not None]
+    assert [lab.films.names[row.item] for row in rows] == ["Aliens (1986)", "Alien (1979)"]
+    before = lab.lists.value
+    rows[1].buttons.value = 5.0
+    assert lab.ratings == {1: 5.0}
+    assert lab.lists.value != before
+    assert list(lab.recommendations()["title"])[:2] == ["Aliens", "The Matrix"]
+    assert "because you liked Alien" in lab.lists.value
+
+
+def test_a_rated_film_is_not_recommended(lab):
+    lab.rate("Alien", 5).rate("Toy Story", 4)
+    for table in (lab.recommendations(), lab.popular()):
+        assert not {"Alien", "Toy Story"} & set(table["title"])
+
+
+def test_the_strongest_liked_film_is_the_reason(lab):
+    lab.rate("The Matrix", 5).rate("Alien", 5).rate("Shrek", 1)
+    table = lab.recommendations().set_index("title")
+    assert table.loc["Aliens", "because"] == "Alien"
+    assert table.loc["Amélie", "because"] == ""
+    assert "Shrek" not in set(table["because"])
+
+
+def test_a_rating_can_be_changed_and_taken_back_in_the_list_of_own_ratings(lab):
+    lab.rate("Alien", 5).rate("Toy Story", 4)
+    assert [row.item for row in lab.mine[:3]] == [4, 1, None]
+    lab.mine[1].buttons.value = 2.0
+    assert lab.ratings == {1: 2.0, 4: 4.0}
+    lab.mine[0].buttons.value = 0.0
+    assert lab.ratings == {1: 2.0}
+    assert [row.item for row in lab.mine[:2]] == [1, None]
+
+
+def test_a_search_shows_ratings_given_before(lab):
+    lab.rate("Alien", 3)
+    lab.query.value = "alien"
+    assert {row.item: row.buttons.value for row in lab.found[:2]} == {2: 0.0, 1: 3.0}
+
+
+def test_start_over_forgets(lab):
+    lab.rate("Alien", 3)
+    lab.query.value = "shrek"
+    lab.forget.click()
+    assert lab.ratings == {} and lab.query.value == ""
+
+
+def test_more_ratings_than_rows_still_count(weights):
+    n = N_RATED + 3
+    movies = pd.DataFrame(
+        {"title": [f"Film {i}" for i in range(n + 2)], "year": 2000, "genres": "x"}
+    )
+    seen = []
+
+    def recommend(items, stars):
+        seen[:] = [(items, stars)]
+        return np.zeros(n + 2)
+
+    lab = RecommendLab(recommend, movies, np.arange(n + 2))
+    for i in range(n):
+        lab.rate(i, 4)
+    assert list(seen[0][0]) == list(range(n)) and seen[0][1].dtype == float
+    assert [row.item for row in lab.mine] == list(range(n - 1, n - 1 - N_RATED, -1))
+
+
+def test_thumbs_serve_as_well_as_stars(weights):
+    lab = RecommendLab(FoldInWeights(weights), MOVIES, POPULARITY, scale=THUMBS)
+    lab.found[0].buttons.value = THUMBS["👎"]
+    assert lab.ratings == {4: 1.0}
+
+
+def test_an_error_in_the_model_is_shown(lab):
+    lab._recommend = lambda items, stars: np.zeros(3)
+    lab.rate("Alien", 5)
+    assert "ValueError" in lab.status.value and "7 films" in lab.status.value
+
+
+def test_every_button_says_which_film_it_rates(lab):
+    lab.query.value = "shrek"
+    assert lab.found[0].buttons.tooltips[-1] == "rate Shrek (2001): 5★"
+
+
+def test_the_plain_text_of_the_labs_is_fixed(lab):
+    assert repr(lab) == "RecommendLab(rate films, see recommendations)"
+
+
+# -- finding films --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "titles"),
+    [
+        ("matrix", ["The Matrix"]),
+        ("AMELIE", ["Amélie"]),
+        ("story toy", ["Toy Story"]),
+        ("2001", ["Shrek", "Amélie"]),
+        ("no such film", []),
+    ],
+)
+def test_a_search_is_easy_on_spelling(text, titles):
+    films = Films(MOVIES, POPULARITY)
+    assert [films.titles[i] for i in films.search(text)] == titles
+
+
+def test_an_empty_search_offers_what_is_known_best():
+    films = Films(MOVIES, POPULARITY)
+    assert films.search("") == [4, 0, 2, 1, 5, 3, 6][:N_FOUND]
+
+
+def test_an_unknown_title_suggests_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'Shrek"):
+        Films(MOVIES, POPULARITY).find("Shreck")
+
+
+def test_films_without_year_or_title_do_no_harm():
+    assert Films(MOVIES, POPULARITY).names[6] == ""
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        ("Matrix, The", "The Matrix"),
+        ("Godfather: Part II, The", "The Godfather: Part II"),
+        ("Bug's Life, A", "A Bug's Life"),
+        ("Good, the Bad and the Ugly, The", "The Good, the Bad and the Ugly"),
+        ("Lock, Stock & Two Smoking Barrels", "Lock, Stock & Two Smoking Barrels"),
+        ("City of Lost Children, The (Cité, La)", "The City of Lost Children (Cité, La)"),
+    ],
+)
+def test_articles_go_to_the_front(stored, shown):
+    assert readable(stored) == shown
+
+
+def test_movies_in_another_shape_are_refused():
+    with pytest.raises(ValueError, match="genres"):
+        Films(MOVIES.drop(columns="genres"), POPULARITY)
+    with pytest.raises(ValueError, match="7 rows and popularity 3"):
+        Films(MOVIES, POPULARITY[:3])
+
+
+# -- the factor map -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def factor_lab():
+    after = np.zeros((N, 3))
+    after[:, 0] = [3, 2, 1, 0, -1, -2, -3]
+    after[:, 1] = [1, -1, 1, -1, 1, -1, 0]
+    before = np.random.default_rng(0).normal(size=(N, 3))
+    return FactorLab(MOVIES, POPULARITY, after, before)
+
+
+def test_the_ends_of_an_axis_are_named(factor_lab):
+    factor_lab.across.value, factor_lab.up.value = 0, 1
+    ends = factor_lab.extremes(2)
+    assert ends["right"] == ["The Matrix (1999)", "Alien (1979)"]
+    assert ends["left"] == ["", "Shrek (2001)"]
+    assert "The Matrix (1999)" in factor_lab.ends.value
+
+
+def test_before_and_after_are_different_maps(factor_lab):
+    after = bytes(factor_lab.picture.value), factor_lab.picture.tooltip
+    factor_lab.when.value = "before training"
+    assert (bytes(factor_lab.picture.value), factor_lab.picture.tooltip) != after
+
+
+def test_genres_are_marked_and_described(factor_lab):
+    factor_lab.across.value, factor_lab.up.value = 0, 1
+    assert "Horror centred at (+1.50, +0.00)" in factor_lab.picture.tooltip
+    factor_lab.genres[0].value = "none"
+    assert "Horror" not in factor_lab.picture.tooltip
+
+
+def test_a_searched_film_is_named_first(factor_lab):
+    factor_lab.query.value = "amelie"
+    names = [t.get_text() for t in factor_lab.figure().axes[0].texts]
+    assert names[0] == "Amélie (2001)"
+
+
+def test_fewer_films_can_be_shown(factor_lab):
+    factor_lab.n_films.value = 3
+    items, points = factor_lab.points()
+    assert list(items) == [4, 0, 2] and points.shape == (3, 2)
+
+
+def test_vectors_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="before training"):
+        FactorLab(MOVIES, POPULARITY, np.zeros((N, 2)), np.zeros((3, 2)))
