@@ -1,0 +1,326 @@
+"""The loop, its optimizer and its records against PyTorch's own, and against plain loops."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from planted import ratings
+from torch import nn
+from torch.nn import functional as F
+
+from nmf_helpers.interactions import Interactions, batches
+from nmf_helpers.losses import bpr_loss
+from nmf_helpers.models import MF, BiasedMF
+from nmf_helpers.training import (
+    OPTIMIZERS,
+    Diverged,
+    History,
+    batch_loss,
+    make_optimizer,
+    mean_loss,
+    train,
+)
+
+PAIRS = torch.tensor([0, 1, 1, 2, 1]), torch.tensor([2, 0, 0, 1, 3])
+TARGET = torch.tensor([4.0, 1.0, 3.0, 2.0, 5.0])
+
+
+def small_model(seed=0, **options):
+    torch.manual_seed(seed)
+    return BiasedMF(3, 4, 2, init_std=0.5, **options)
+
+
+def one_batch():
+    return [(PAIRS, TARGET)]
+
+
+def same_weights(model, other, **tolerance):
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, **tolerance)
+
+
+# --- RowSGD -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_row_sgd_without_decay_is_torchs_sgd(sparse):
+    ours, theirs = small_model(sparse=sparse), small_model()
+    settings = {"lr": 0.1, "n_epochs": 3, "sum_gradients": True}
+    for model, optimizer in ((ours, "row_sgd"), (theirs, torch.optim.SGD)):
+        list(train(model, one_batch(), optimizer=optimizer, **settings))
+    same_weights(ours, theirs)
+
+
+def test_row_sgd_decays_a_row_once_for_each_time_it_occurs():
+    model, lr, decay = small_model(sparse=True), 0.01, 0.5
+    tables = [model.user_factors, model.item_factors, model.user_bias, model.item_bias]
+    before = [table.weight.detach().double().clone() for table in tables]
+    p, q, b, c = (table.clone() for table in before)
+    for user, item, rating in zip(*PAIRS, TARGET, strict=True):
+        old_p, old_q, old_b, old_c = (
+            table[i] for table, i in zip(before, (user, item) * 2, strict=True)
+        )
+        error = 2 * (old_p @ old_q + old_b + old_c - rating)
+        p[user] -= lr * (error * old_q + decay * old_p)
+        q[item] -= lr * (error * old_p + decay * old_q)
+        b[user] -= lr * (error + decay * old_b)
+        c[item] -= lr * (error + decay * old_c)
+    list(
+        train(
+            model,
+            one_batch(),
+            optimizer="row_sgd",
+            lr=lr,
+            weight_decay=decay,
+            n_epochs=1,
+            sum_gradients=True,
+        )
+    )
+    for table, expected in zip(tables, (p, q, b, c), strict=True):
+        torch.testing.assert_close(table.weight.detach().double(), expected)
+
+
+def test_row_sgd_decays_a_dense_parameter_as_torchs_sgd_does():
+    ours, theirs = small_model(), small_model()
+    for model, optimizer in ((ours, "row_sgd"), (theirs, "sgd")):
+        list(train(model, one_batch(), optimizer=optimizer, lr=0.1, weight_decay=0.3, n_epochs=3))
+    same_weights(ours, theirs)
+
+
+# --- Optimizers by name -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_trains(name):
+    model = small_model(sparse=name in ("sparse_adam", "row_sgd"))
+    records = list(train(model, one_batch(), optimizer=name, lr=0.05, n_epochs=20))
+    assert records[-1]["train_loss"] < 0.7 * records[0]["train_loss"]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_an_optimizer_without_sparse_support_is_refused_at_once(name):
+    with pytest.raises(ValueError, match="does not take sparse gradients: use sparse=False"):
+        make_optimizer(name, small_model(sparse=True), lr=0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "sparse_adam", torch.optim.SGD])
+def test_weight_decay_with_sparse_gradients_is_refused_and_row_sgd_offered(optimizer):
+    with pytest.raises(ValueError, match=r'weight_decay=0.1 to sparse.*use optimizer="row_sgd"'):
+        make_optimizer(optimizer, small_model(sparse=True), lr=0.1, weight_decay=0.1)
+
+
+def test_sparse_adam_needs_sparse_gradients():
+    with pytest.raises(ValueError, match="use sparse=True"):
+        make_optimizer("sparse_adam", small_model(), lr=0.1)
+
+
+def test_a_class_with_options_will_do_as_an_optimizer():
+    model = small_model(sparse=True)
+    optimizer = make_optimizer(partial(torch.optim.SGD, momentum=0.9), model, lr=0.1)
+    assert optimizer.param_groups[0]["momentum"] == 0.9
+    with pytest.raises(ValueError, match="sparse gradients"):
+        make_optimizer(partial(torch.optim.Adam, betas=(0.8, 0.9)), model, lr=0.1)
+
+
+def test_no_decay_means_none_for_adamw_either():
+    assert make_optimizer("adamw", small_model(), lr=0.1).param_groups[0]["weight_decay"] == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"lr": 0}, {"lr": -1}, {"lr": "x"}, {"lr": float("nan")}, {"lr": 1, "weight_decay": -0.1}],
+)
+def test_impossible_rates_are_refused(settings):
+    with pytest.raises(ValueError, match="must be a number"):
+        make_optimizer("adam", small_model(), **settings)
+
+
+def test_an_unknown_optimizer_suggests_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'adam'"):
+        make_optimizer("adan", small_model(), lr=0.1)
+
+
+# --- The loop ---------------------------------------------------------------------------------
+
+
+def test_the_loop_finds_a_planted_low_rank_matrix():
+    torch.manual_seed(0)
+    truth = torch.randn(30, 2, dtype=torch.float64) @ torch.randn(2, 20, dtype=torch.float64) + 3
+    users, items = torch.nonzero(torch.ones(30, 20), as_tuple=True)
+    data = [((users, items), truth[users, items].float())]
+    model = MF(30, 20, 3, init_std=0.3)
+    *_, last = train(model, data, lr=0.05, n_epochs=300)
+    assert last["train_loss"] < 1e-3
+    np.testing.assert_allclose(model.score_matrix(), truth, atol=0.3)
+
+
+def test_a_step_of_full_batch_sgd_by_hand():
+    model = small_model()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    residual = (model(*PAIRS) - TARGET).detach()
+    (record,) = train(model, one_batch(), optimizer="sgd", lr=0.1, n_epochs=1)
+    gradient = torch.zeros(3)
+    for user, r in zip(PAIRS[0], residual, strict=True):
+        gradient[user] += 2 * r / 5
+    torch.testing.assert_close(
+        model.user_bias.weight[:, 0].detach(), before["user_bias.weight"][:, 0] - 0.1 * gradient
+    )
+    assert record["train_loss"] == pytest.approx(residual.square().mean().item())  # before the step
+    assert record["epoch"] == 1 and record["seconds"] > 0
+
+
+def test_the_recorded_loss_is_per_sample_whatever_the_batches():
+    model, optimizer = small_model(), "sgd"
+    uneven = [
+        ((u, i), t)
+        for u, i, t in zip(PAIRS[0].split(3), PAIRS[1].split(3), TARGET.split(3), strict=True)
+    ]
+    (record,) = train(model, uneven, optimizer=optimizer, lr=1e-9, n_epochs=1)
+    assert record["train_loss"] == pytest.approx(F.mse_loss(small_model()(*PAIRS), TARGET).item())
+    assert mean_loss(model, uneven) == pytest.approx(record["train_loss"])
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none", "mean"])
+def test_losses_are_means_whatever_the_reduction(reduction):
+    ours, theirs = small_model(), small_model()
+    settings = {"optimizer": "sgd", "lr": 0.05, "n_epochs": 3}
+    records = list(train(ours, one_batch(), loss=nn.MSELoss(reduction=reduction), **settings))
+    expected = list(train(theirs, one_batch(), loss=F.mse_loss, **settings))
+    assert [r["train_loss"] for r in records] == pytest.approx([r["train_loss"] for r in expected])
+    same_weights(ours, theirs)
+
+
+def test_summed_gradients_are_those_of_the_mean_times_the_batch():
+    ours, theirs = small_model(), small_model()
+    list(train(ours, one_batch(), optimizer="sgd", lr=0.01, n_epochs=2, sum_gradients=True))
+    list(train(theirs, one_batch(), optimizer="sgd", lr=0.05, n_epochs=2))
+    same_weights(ours, theirs)
+
+
+def test_a_pairwise_loss_is_given_the_difference_of_two_scores():
+    model = small_model()
+    users, items = PAIRS
+    value = batch_loss(model, users, (items, items.flip(0)), TARGET, bpr_loss)
+    difference = model(users, items) - model(users, items.flip(0))
+    torch.testing.assert_close(value, bpr_loss(difference))
+
+
+def test_a_column_of_predictions_against_a_row_of_targets_is_refused():
+    class Column(BiasedMF):
+        def forward(self, users, items):
+            return super().forward(users, items)[:, None]  # (batch, 1)
+
+    with pytest.raises(ValueError, match=r"returned shape \(5, 1\) for targets of shape \(5,\)"):
+        list(train(Column(3, 4, 2), one_batch(), n_epochs=1))
+
+
+def test_no_data_is_an_error_and_no_epochs_are_not():
+    with pytest.raises(ValueError, match="nothing to train on"):
+        list(train(small_model(), [], n_epochs=1))
+    assert list(train(small_model(), one_batch(), n_epochs=0)) == []
+    assert np.isnan(mean_loss(small_model(), []))
+
+
+@pytest.mark.parametrize("n_epochs", [-1, 2.5, 2.0, "3", None])
+def test_an_impossible_number_of_epochs_is_refused(n_epochs):
+    with pytest.raises(ValueError, match="n_epochs must be a whole number"):
+        list(train(small_model(), one_batch(), n_epochs=n_epochs))
+
+
+def test_training_stops_when_nobody_asks():
+    calls = []
+    model = small_model()
+    model.register_forward_hook(lambda *_: calls.append(1))
+    records = train(model, one_batch(), n_epochs=100)
+    assert calls == []
+    next(records), next(records)
+    records.close()
+    assert len(calls) == 2
+
+
+def test_evaluation_is_recorded_and_sees_the_model_in_eval_mode():
+    modes = []
+    model = small_model(dropout=0.5)
+    model.dropout.register_forward_hook(lambda module, *_: modes.append(module.training))
+
+    def evaluate(model):
+        return {"valid_loss": mean_loss(model, one_batch()), "fun": 7}
+
+    for record in train(model, one_batch(), n_epochs=2, evaluate=evaluate):
+        assert record["fun"] == 7 and record["valid_loss"] > 0
+        assert not model.training  # and so does who looks between epochs
+    assert modes == [True, True, False, False] * 2
+
+
+def test_a_lower_epoch_to_start_from_is_counted_on():
+    records = list(train(small_model(), one_batch(), first_epoch=4, n_epochs=6))
+    assert [record["epoch"] for record in records] == [4, 5, 6]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "row_sgd"])
+def test_a_linear_schedule_falls_in_equal_steps(optimizer):
+    model = small_model()
+    optimizer = make_optimizer(optimizer, model, lr=0.4)
+    records = train(model, one_batch(), optimizer=optimizer, n_epochs=4, lr_schedule="linear")
+    rates = [optimizer.param_groups[0]["lr"] for _ in records]
+    assert rates == pytest.approx([0.4, 0.3, 0.2, 0.1])
+    with pytest.raises(ValueError, match="did you mean 'linear'"):
+        list(train(model, one_batch(), lr_schedule="linaer"))
+
+
+def test_divergence_is_noticed_at_the_batch_and_says_what_to_do():
+    model, steps = small_model(), []
+    model.register_forward_hook(lambda *_: steps.append(1))
+    epochs = []
+    with pytest.raises(Diverged, match=r"in epoch \d+: try a smaller lr"):
+        for record in train(model, one_batch() * 50, optimizer="sgd", lr=1e4, n_epochs=100):
+            epochs.append(record)
+    assert len(steps) < 50  # not at the end of the epoch
+    assert all(np.isfinite(record["train_loss"]) for record in epochs)
+
+
+def test_weights_that_overflow_in_the_last_step_are_noticed_before_they_are_scored():
+    def evaluate(model):
+        raise AssertionError("scored")
+
+    with pytest.raises(Diverged, match="weights became NaN or infinite in epoch 1"):
+        list(
+            train(
+                small_model(), one_batch(), optimizer="sgd", lr=3e38, n_epochs=1, evaluate=evaluate
+            )
+        )
+
+
+def run(seed, batch_seed=0):
+    torch.manual_seed(seed)
+    train_part, _ = ratings()
+    model = BiasedMF(*train_part.shape, 4, dropout=0.2)
+    loader = batches(Interactions(train_part), 64, torch.Generator().manual_seed(batch_seed))
+    list(train(model, loader, n_epochs=2))
+    return model.score_matrix()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not():
+    np.testing.assert_array_equal(run(0), run(0))
+    assert not np.array_equal(run(0), run(1))
+    assert not np.array_equal(run(0), run(0, batch_seed=1))
+
+
+def test_mean_loss_leaves_the_mode_as_it_was():
+    model = small_model()
+    for mode in (True, False):
+        mean_loss(model.train(mode), one_batch())
+        assert model.training == mode
+
+
+# --- History ----------------------------------------------------------------------------------
+
+
+def test_a_history_is_a_table_with_a_row_for_each_epoch():
+    history = History(train(small_model(), one_batch(), n_epochs=3))
+    frame = history.to_frame()
+    assert frame.index.tolist() == [1, 2, 3] and frame.index.name == "epoch"
+    assert list(frame.columns) == ["train_loss", "seconds"]
+    assert frame["train_loss"].tolist() == history.column("train_loss")
+    assert History().to_frame().empty
