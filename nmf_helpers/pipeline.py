@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from difflib import get_close_matches
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -313,7 +314,7 @@ class Pipeline:
             self.model.load_state_dict(self._best_weights)
 
     def _carve_validation(self) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
-        if self.patience is None:
+        if self.patience is None or not self.train.nnz:  # nothing yet, when just loaded
             return self.train, None
         coo = self.train.tocoo()
         held = np.random.default_rng(self.seed).random(coo.nnz) < self.valid_fraction
@@ -482,11 +483,11 @@ class Pipeline:
         train, test : sparse matrix, optional
             The matrices it was trained on, to go on training. Without them it predicts.
         """
+        data = BytesIO(Path(path).read_bytes())
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            newer = content["format"] > FORMAT
-        except OSError:
-            raise
+            content = torch.load(data, map_location="cpu", weights_only=True)
+            newer, shape = dict(content)["format"] > FORMAT, tuple(content["shape"])
+            settings, weights = content["settings"], content["weights"]
         except Exception as error:  # PyTorch's own advice here is to switch the protection off
             raise ValueError(
                 f"{path} is not a saved pipeline, or it is damaged ({type(error).__name__}): "
@@ -497,16 +498,14 @@ class Pipeline:
                 f"{path} was saved by a newer version (format {content['format']}, this one reads "
                 f"{FORMAT}): update nmf_helpers"
             )
-        shape = tuple(content["shape"])
         if train is not None and train.shape != shape:
             raise ValueError(f"{path} was trained on shape {shape}, not {train.shape}")
-        settings = content["settings"]
         options = settings.pop("model_options")
         model = MODELS[nearest("model", settings.pop("model"), MODELS)]
         known = sp.csr_matrix(shape, dtype=np.float32) if train is None else train
         self = cls(known, test, model=model, **settings, **options)
         try:
-            self.model.load_state_dict(content["weights"])
+            self.model.load_state_dict(weights)
         except RuntimeError as error:
             raise ValueError(f"{path} does not hold a model of shape {shape}: {error}") from error
         self.scale = content["scale"]

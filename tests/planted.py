@@ -2,6 +2,9 @@
 
 import numpy as np
 import scipy.sparse as sp
+import torch
+
+torch.set_num_threads(1)  # faster for tensors as small as these
 
 
 def ratings(n_users=60, n_items=40, density=0.4, noise=0.2, seed=0):
