@@ -208,7 +208,9 @@ def _receive(worker: _Worker) -> Any:
 def _end(workers: list[_Worker]) -> None:
     """Leave no process behind: ask, then terminate, then kill."""
     for worker in workers:
-        worker.connection.close()  # an idle worker takes this as the end
+        with suppress(OSError):  # it may be gone already
+            worker.connection.send("stop")
+        worker.connection.close()
     for worker in workers:
         if worker.process.pid is None:
             continue  # it never started

@@ -2,7 +2,7 @@
 
 import os
 import pickle
-import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -475,23 +475,39 @@ def test_a_file_of_another_size_is_reported(tmp_path):
         Pipeline.load(tmp_path / "run.pt")
 
 
-def test_a_full_disk_leaves_the_old_file_whole(tmp_path):
-    path = tmp_path / "run.pt"
-    first = build()
-    first.save(path)
+def grown_too_large_for(path, write_fails, n_bytes):
+    """Save a small run, then a larger one that does not fit: the first must survive."""
+    build().save(path)
     before = path.read_bytes()
+    assert len(before) < n_bytes
+    larger = build(n_factors=n_bytes // 200).fit()  # 100 rows, 4 bytes a number: twice too large
+    with pytest.raises(OSError, match=write_fails):
+        larger.save(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    assert len(larger.history) == 6  # and the run in memory is unhurt
+
+
+def test_a_full_disk_leaves_the_old_file_whole(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        grown_too_large_for(tmp_path / "run.pt", "No space left on device", 2**16)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_file_that_may_not_grow_leaves_the_old_one_whole(tmp_path):
+    resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
-            first.fit().save(path)
+        grown_too_large_for(tmp_path / "run.pt", "File too large", 2**16)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-    assert len(first.history) == 6
 
 
 def test_a_save_that_is_cut_short_leaves_the_old_file_whole(tmp_path, monkeypatch):

@@ -1,0 +1,325 @@
+"""Several processes on one model: what they do, what they leave behind, how they fail."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from planted import likes
+from torch.nn import functional as F
+
+from nmf_helpers.hogwild import WorkerError, train_hogwild
+from nmf_helpers.interactions import Interactions, PairwiseInteractions
+from nmf_helpers.losses import bpr_loss
+from nmf_helpers.models import BiasedMF
+from nmf_helpers.pipeline import Pipeline
+
+TRAIN, TEST = likes()
+METHODS = sorted(multiprocessing.get_all_start_methods())  # Windows has spawn only
+QUICK = METHODS[0]  # fork, where the way of starting is not the point
+
+
+def model():
+    torch.manual_seed(0)
+    return BiasedMF(*TRAIN.shape, 4, sparse=True, init_std=0.1)
+
+
+def hogwild(model, dataset=None, **changes):
+    settings = {
+        "n_workers": 2, "batch_size": 32, "loss": bpr_loss, "lr": 0.05, "n_epochs": 3,
+        "start_method": QUICK, "timeout": 30,
+    } | changes  # fmt: skip
+    dataset = PairwiseInteractions(TRAIN) if dataset is None else dataset
+    return train_hogwild(model, dataset, **settings)
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left_behind():
+    yield
+    deadline = time.monotonic() + 5
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert multiprocessing.active_children() == []
+
+
+# --- What the workers do ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_trains_however_processes_are_started(method):
+    trained = model()
+    records = list(hogwild(trained, start_method=method))
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert records[-1]["train_loss"] < records[0]["train_loss"] < 0.8
+    assert not torch.equal(trained.item_bias.weight, model().item_bias.weight)
+
+
+@pytest.mark.parametrize("n_workers", [1, 3, 8])
+def test_any_number_of_workers_trains(n_workers):
+    records = list(hogwild(model(), n_workers=n_workers, lr=0.02))
+    assert records[-1]["train_loss"] < records[0]["train_loss"]
+
+
+def test_more_workers_than_samples_are_no_trouble():
+    few = sp.csr_matrix(([1.0] * 3, ([0, 1, 2], [0, 1, 2])), shape=TRAIN.shape)
+    assert len(list(hogwild(model(), PairwiseInteractions(few), n_workers=5))) == 3
+
+
+def slope_of_one(prediction, target):
+    return prediction.mean()
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
+def test_an_epoch_is_one_pass_whatever_the_number_of_workers(n_workers):
+    # Each user has one sample, so no update is lost to another worker's; and each sample moves
+    # its user's bias by exactly 1 under a loss whose slope is 1.
+    once = sp.csr_matrix((np.ones(60), (np.arange(60), np.arange(60) % 40)), shape=TRAIN.shape)
+    trained = model()
+    list(hogwild(trained, Interactions(once), n_workers=n_workers, loss=slope_of_one, lr=1.0,
+                 batch_size=7, n_epochs=2))  # fmt: skip
+    np.testing.assert_array_equal(trained.user_bias.weight.detach(), np.full((60, 1), -2))
+
+
+def test_the_recorded_loss_is_that_of_all_samples():
+    values = sp.csr_matrix(np.arange(1.0, 2401).reshape(TRAIN.shape))
+    (record,) = hogwild(model(), Interactions(values), n_workers=4, loss=target_itself, lr=1e-9,
+                        n_epochs=1)  # fmt: skip
+    assert record["train_loss"] == pytest.approx(1200.5)
+
+
+def target_itself(prediction, target):
+    return target.mean() + 0 * prediction.sum()
+
+
+class Telltale(PairwiseInteractions):
+    """Writes down which random states its negatives were drawn from."""
+
+    def sample_negatives(self, users):
+        with (self.folder / str(os.getpid())).open("a") as file:
+            file.write(f"{self.generator.initial_seed()} {torch.initial_seed()}\n")
+        return super().sample_negatives(users)
+
+
+def states(folder, **changes):
+    """Return the set of random states of each worker."""
+    folder.mkdir()
+    dataset = Telltale(TRAIN)
+    dataset.folder = folder
+    list(hogwild(model(), dataset, **changes))
+    return [frozenset(file.read_text().split()) for file in folder.iterdir()]
+
+
+def test_each_worker_has_a_random_state_of_its_own(tmp_path):
+    three = states(tmp_path / "a", n_workers=3)
+    assert len(three) == len(set(three)) == 3
+    assert set(three) == set(states(tmp_path / "b", n_workers=3))  # the same for the same seed,
+    assert not set(three) & set(states(tmp_path / "c", n_workers=3, seed=1))
+    assert not set(three) & set(states(tmp_path / "d", n_workers=3, first_epoch=3))  # or resumed
+
+
+def test_one_worker_repeats_itself_exactly():
+    first, second = model(), model()
+    list(hogwild(first, n_workers=1)), list(hogwild(second, n_workers=1))
+    np.testing.assert_array_equal(first.score_matrix(), second.score_matrix())
+
+
+def test_the_parent_evaluates_between_epochs():
+    seen = []
+
+    def evaluate(model):
+        seen.append(model.training)
+        return {"bias": model.item_bias.weight.abs().sum().item()}
+
+    records = list(hogwild(model(), evaluate=evaluate))
+    assert seen == [False] * 3
+    biases = [record["bias"] for record in records]
+    assert 0 < biases[0] < biases[1] < biases[2]  # the workers' updates arrive in the parent
+
+
+def test_the_pipeline_trains_hogwild():  # by spawn, as everywhere
+    settings = {"loss": "bpr", "sparse": True, "optimizer": "row_sgd", "lr": 0.05, "n_epochs": 3}
+    fitted = Pipeline(TRAIN, TEST, n_workers=2, **settings, batch_size=64, n_factors=4).fit()
+    assert len(fitted.history) == 3
+    assert fitted.history[-1]["train_loss"] < fitted.history[0]["train_loss"]
+
+
+# --- How they end -----------------------------------------------------------------------------
+
+
+def processes():
+    return {process.pid for process in multiprocessing.active_children()}
+
+
+def test_who_stops_asking_ends_the_workers():
+    records = hogwild(model(), n_epochs=1000)
+    next(records)
+    assert len(processes()) == 2
+    records.close()
+    assert processes() == set()
+
+
+def test_an_interrupt_ends_the_workers_and_keeps_the_model():
+    trained = model()
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in hogwild(trained, n_epochs=10**6):
+            pass
+    assert processes() == set()
+    assert np.isfinite(trained.score_matrix()).all()
+
+
+def test_workers_leave_ctrl_c_to_the_parent():
+    records = hogwild(model(), n_epochs=10)
+    next(records)
+    for pid in processes():  # a terminal sends it to the whole group
+        os.kill(pid, signal.SIGINT)
+    assert len(list(records)) == 9
+
+
+@pytest.mark.parametrize("method", sorted({"spawn", QUICK}))
+def test_workers_end_when_their_parent_is_killed(method, tmp_path):
+    script = f"""
+        import multiprocessing, sys
+
+        if __name__ == "__main__":
+            sys.path.insert(0, {str(Path(__file__).parent)!r})
+            from test_hogwild import hogwild, model
+            for _ in hogwild(model(), n_epochs=10**6, start_method={method!r}):
+                print(*(p.pid for p in multiprocessing.active_children()), flush=True)
+    """
+    path = tmp_path / "script.py"
+    path.write_text(textwrap.dedent(script))
+    parent = subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert len(pids) == 2
+    deadline = time.monotonic() + 30
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.05)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+# --- How they fail ----------------------------------------------------------------------------
+
+
+def raising(difference, target):
+    raise ArithmeticError("out of cheese")
+
+
+def dying(difference, target):
+    os.kill(os.getpid(), 9)
+
+
+def hanging(difference, target):
+    time.sleep(60)
+
+
+def first_dies_rest_hang(difference, target):
+    try:
+        Path(os.environ["NMF_TEST_FLAG"]).touch(exist_ok=False)
+    except FileExistsError:
+        time.sleep(60)
+    os.kill(os.getpid(), 9)
+
+
+def fails(says, **changes):
+    """Train until it fails; the time limit is 30 s, and no failure but a hang may need it."""
+    trained, start = model(), time.monotonic()
+    with pytest.raises(WorkerError, match=says):
+        list(hogwild(trained, **changes))
+    assert time.monotonic() - start < 25
+    assert processes() == set()
+    assert np.isfinite(trained.score_matrix()).all()
+    list(hogwild(trained))  # the parent's model trains on
+
+
+def test_a_worker_that_raises_is_reported_with_its_traceback():
+    fails(r"(?s)worker [01] failed:.*raising.*ArithmeticError: out of cheese", loss=raising)
+
+
+def test_a_worker_that_is_killed_is_reported_with_its_exit_code():
+    fails(r"worker [01] died with exit code -9", loss=dying)
+
+
+def test_a_worker_that_hangs_is_reported_in_bounded_time():
+    fails(r"worker 0, 1 did not answer within 0\.5 seconds", loss=hanging, timeout=0.5)
+
+
+def test_a_death_is_noticed_while_another_worker_is_busy(tmp_path, monkeypatch):
+    monkeypatch.setenv("NMF_TEST_FLAG", str(tmp_path / "flag"))
+    fails("died with exit code -9", loss=first_dies_rest_hang)
+
+
+def test_a_worker_killed_between_epochs_is_reported():
+    trained = model()
+    records = hogwild(trained, n_epochs=10)
+    next(records)
+    victim = multiprocessing.active_children()[0]
+    os.kill(victim.pid, 9)
+    victim.join()
+    with pytest.raises(WorkerError, match="died with exit code -9"):
+        next(records)
+
+
+def test_divergence_in_a_worker_says_what_to_do():
+    with pytest.raises(WorkerError, match=r"(?s)Diverged.*try a smaller lr"):
+        list(hogwild(model(), Interactions(TRAIN), loss=F.mse_loss, lr=1e6, n_epochs=50))
+
+
+def test_a_loss_that_cannot_be_sent_is_refused():
+    with pytest.raises(TypeError, match=r"cannot be sent to a worker.*top of a \.py file"):
+        list(hogwild(model(), loss=lambda d, t: d.mean(), start_method="spawn"))
+
+
+def test_a_model_from_a_notebook_cell_is_reported():
+    script = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_hogwild
+        class Mine(test_hogwild.BiasedMF):
+            pass
+        try:
+            list(test_hogwild.hogwild(Mine(60, 40, 4, sparse=True), start_method="spawn"))
+        except test_hogwild.WorkerError as error:
+            print(error)
+    """
+    # Read from standard input there is no file that a worker could import, as in a notebook.
+    ran = subprocess.run([sys.executable, "-"], input=textwrap.dedent(script), text=True,
+                         capture_output=True, timeout=60)  # fmt: skip
+    assert "worker 0 died with exit code 1" in ran.stdout or "worker 1 died" in ran.stdout
+    assert "notebook cell" in ran.stdout
+
+
+@pytest.mark.parametrize("n_workers", [0, -1, 1.5, 10**6, "2"])
+def test_an_impossible_number_of_workers_is_refused(n_workers):
+    with pytest.raises(ValueError, match="n_workers must be a whole number, at least 1"):
+        list(hogwild(model(), n_workers=n_workers))
+
+
+def test_settings_that_cannot_work_are_refused_before_a_worker_starts():
+    dense = BiasedMF(*TRAIN.shape, 4)
+    with pytest.raises(ValueError, match="use sparse=True"):
+        list(hogwild(dense, optimizer="sparse_adam"))
+    with pytest.raises(ValueError, match="timeout must be"):
+        list(hogwild(model(), timeout=0))
+    with pytest.raises(ValueError, match="nothing to train on"):
+        list(hogwild(model(), Interactions(sp.csr_matrix(TRAIN.shape))))
