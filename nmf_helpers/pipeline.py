@@ -198,8 +198,7 @@ class Pipeline:
 
     def _check_options(self, named: Mapping[str, Any], others: Mapping[str, Any]) -> dict:
         """Return the options the model is built with."""
-        name, takes = self.model_class.__name__, inspect.signature(self.model_class).parameters
-        known = set(takes) - {"n_users", "n_items"}
+        name, known = self.model_class.__name__, _options_of(self.model_class)
         options = {option: value for option, value in named.items() if value is not None}
         for option in options:
             if option not in known:
@@ -516,6 +515,17 @@ class Pipeline:
             self._optimizer.load_state_dict(content["optimizer"])
         self.model.eval()
         return self
+
+
+def _options_of(model: type[nn.Module]) -> set[str]:
+    """Return the names of the options a model takes, also those it passes on to its base."""
+    known: set[str] = set()
+    for cls in model.__mro__:
+        takes = inspect.signature(cls).parameters.values()
+        known.update(option.name for option in takes)
+        if all(option.kind is not option.VAR_KEYWORD for option in takes):
+            break
+    return known - {"n_users", "n_items"}
 
 
 def _device(name: str, n_workers: int) -> torch.device:

@@ -139,6 +139,19 @@ def test_a_pairwise_loss_may_be_given_as_a_function():
     assert ours.column("test_loss") == pytest.approx(theirs.column("test_loss"), rel=1e-4)
 
 
+def test_a_model_of_ones_own_gets_the_options_that_it_passes_on():
+    class Louder(BiasedMF):
+        def __init__(self, *sizes, volume=1.0, **options):
+            super().__init__(*sizes, **options)
+            self.volume = volume
+
+    model = build(model=Louder, volume=11).model
+    assert (model.volume, model.dropout.p) == (11, 0.2)
+    assert model.global_mean.item() == pytest.approx(TRAIN.data.mean())
+    with pytest.raises(ValueError, match="option of Pipeline or Louder 'volum': did you mean 'vol"):
+        build(model=Louder, volum=11)
+
+
 def test_dropout_0_reaches_a_model_with_a_default_of_its_own():
     assert build(model=CollabFNet, dropout=None).model.dropout.p == 0.1
     assert build(model=CollabFNet, dropout=0.0).model.dropout.p == 0

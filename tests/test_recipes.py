@@ -1,0 +1,88 @@
+"""The recipes on real ratings, against what every model must beat."""
+
+import pytest
+from planted import likes
+
+from nmf_helpers.baselines import BiasRidge, ItemMean, Popularity
+from nmf_helpers.data import (
+    encode_ratings,
+    interaction_matrix,
+    leave_n_out,
+    load_ratings,
+    split_ratings,
+)
+from nmf_helpers.metrics import evaluate, rmse
+from nmf_helpers.models import CollabFNet
+from nmf_helpers.recipes import explicit, hogwild, implicit
+
+
+@pytest.fixture(scope="module")
+def rated():
+    train, valid = split_ratings(load_ratings())
+    return [interaction_matrix(encode_ratings(part, train)) for part in (train, valid)]
+
+
+@pytest.fixture(scope="module")
+def liked(rated):
+    positives = (rated[0] >= 4).astype(float).tocsr()
+    return leave_n_out(positives, 5)
+
+
+def predicts_better_than_biases(scorer, train, test):
+    # Measured: ridge .880; the recipe with 20 factors .8573, five seeds within .0002.
+    return (
+        rmse(scorer, test, clip=(0.5, 5))
+        < rmse(BiasRidge().fit(train), test, clip=(0.5, 5)) - 0.015
+    )
+
+
+def ranks_better_than_popularity(scorer, train, test):
+    # Measured after 30 epochs, four seeds: nDCG@10 .093 to .099 against .079, AUC .917 to .919
+    # against .894.
+    ours = evaluate(scorer, test, train=train, metrics=("auc", "ndcg@10"))
+    theirs = evaluate(Popularity().fit(train), test, train=train, metrics=("auc", "ndcg@10"))
+    return ours["auc"] > theirs["auc"] + 0.01 and ours["ndcg@10"] > theirs["ndcg@10"] + 0.005
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_explicit_beats_the_table_of_biases(rated, seed):
+    fitted = explicit(rated[0], seed=seed, n_factors=20)
+    assert predicts_better_than_biases(fitted, *rated)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_implicit_beats_popularity(liked, seed):
+    assert ranks_better_than_popularity(implicit(liked[0], seed=seed, n_epochs=30), *liked)
+
+
+def test_hogwild_beats_popularity(liked):
+    assert ranks_better_than_popularity(hogwild(liked[0], n_workers=2, n_epochs=30), *liked)
+
+
+def test_what_must_be_beaten_does_not_pass_for_a_model(rated, liked):
+    untrained = explicit(rated[0], n_epochs=0, n_factors=20)
+    for scorer in (BiasRidge().fit(rated[0]), ItemMean().fit(rated[0]), untrained):
+        assert not predicts_better_than_biases(scorer, *rated)
+    for scorer in (Popularity().fit(liked[0]), implicit(liked[0], n_epochs=0)):
+        assert not ranks_better_than_popularity(scorer, *liked)
+
+
+def test_one_thing_can_be_changed():
+    fitted = implicit(*likes(), n_epochs=2, n_factors=3, metrics="auc", loss="squared_sigmoid")
+    assert fitted.model.user_factors.embedding_dim == 3
+    assert "test_auc" in fitted.history[0] and "test_ndcg@10" not in fitted.history[0]
+    net = explicit(*likes(), n_epochs=2, model=CollabFNet, sparse=False, optimizer="adam")
+    assert isinstance(net.model, CollabFNet)
+    with pytest.raises(ValueError, match="did you mean 'n_factors'"):
+        implicit(*likes(), n_factor=3)
+
+
+@pytest.mark.parametrize("recipe", [explicit, implicit])
+def test_a_recipe_repeats_itself(recipe):
+    first, second, other = (recipe(*likes(), n_epochs=2, seed=seed) for seed in (5, 5, 6))
+    assert (first.score_matrix() == second.score_matrix()).all()
+    assert (first.score_matrix() != other.score_matrix()).any()
+
+
+def test_a_recipe_can_do_without_a_test_part():
+    assert list(implicit(likes()[0], n_epochs=2).history.to_frame()) == ["train_loss", "seconds"]
