@@ -67,7 +67,7 @@ def _encode(canvas: FigureCanvasAgg) -> bytes:
     return file.getvalue()
 
 
-def _style(ax, **settings):
+def style(ax, **settings):
     """Colours that stay legible whatever style sheet the reader has switched on."""
     ax.set(facecolor="white", axisbelow=True, **settings)
     ax.grid(color="#E2E2E2", linewidth=0.8)
@@ -135,7 +135,7 @@ class LossCurves(Chart):
         self.ghosts = [(label, _frame(h)) for label, h in dict(ghosts).items()]
         self.quantity = ylabel.split(" (")[0]
         self._settled, self._background = None, None
-        self.ax = ax = _style(
+        self.ax = ax = style(
             self.add_axes((0.08, 0.15, 0.62, 0.75)), xlabel="epoch", ylabel=ylabel
         )
         ax.set_title(title, loc="left", fontsize=11, color=INK)
@@ -226,6 +226,8 @@ class LossCurves(Chart):
         everything = everything[np.isfinite(everything)]
         if not len(everything):
             return 0.0, 1.0
+        if not len(values) and not self.ghosts:  # a guess, until there is something to go by
+            return 0.5 * everything.min(), 1.5 * everything.max()
         low, high = everything.min(), everything.max()
         if lower_is_better(self.metric) and low > 0:
             high = min(high, 2.5 * max([low, *self.baselines.values()]))
@@ -319,14 +321,14 @@ def sparsity(matrix, *, n_users: int = 150, n_items: int = 300) -> Chart:
     chart = Chart()
     left, right = chart.subplots(1, 2)
     users, items = matrix[:n_users, :n_items].nonzero()
-    _style(left, xlabel=f"film (the first {n_items:,})", ylabel=f"user (the first {n_users:,})")
+    style(left, xlabel=f"film (the first {n_items:,})", ylabel=f"user (the first {n_users:,})")
     left.scatter(items, users, s=2, color=BLUE, marker="s", linewidths=0)
     left.grid(False)
     left.set(xlim=(0, n_items), ylim=(n_users, 0))
     counts = np.sort(np.diff(matrix.tocsc().indptr))[::-1]
     counts = counts[counts > 0]
     half = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1
-    _style(right, xlabel="films, most rated first", ylabel="ratings of the film", yscale="log")
+    style(right, xlabel="films, most rated first", ylabel="ratings of the film", yscale="log")
     right.plot(np.arange(1, len(counts) + 1), counts, color=BLUE, lw=2.4)
     right.axvline(half, color=VERMILLION, ls="--", lw=1.6)
     right.text(
@@ -352,7 +354,7 @@ def learned_biases(
     order = np.argsort(biases, kind="stable")
     shown = [*order[:n], *order[-n:]] if len(order) > 2 * n else [*order]
     chart = Chart(height=0.28 * len(shown) + 1.2)
-    ax = _style(chart.subplots(), xlabel=xlabel)
+    ax = style(chart.subplots(), xlabel=xlabel)
     for row, item in enumerate(shown):
         up = biases[item] > 0
         colour, marker = (BLUE, "o") if up else (VERMILLION, "s")
@@ -402,7 +404,7 @@ def factor_map(
         is left out.
     """
     chart = Chart(height=6.0)
-    ax = _style(chart.subplots(), xlabel=labels[0], ylabel=labels[1])
+    ax = style(chart.subplots(), xlabel=labels[0], ylabel=labels[1])
     ax.set_title(title, loc="left", fontsize=12, color=INK)
     ax.scatter(*points.T, s=9, color="#BBBBBB", linewidths=0)
     taken: set[int] = set()
@@ -461,7 +463,7 @@ def score_chart(
     order = sorted(values, key=lambda name: values[name].mean(), reverse=lower)
     baselines = [name for name in order if name in set(baselines)]
     chart = Chart(height=0.42 * len(order) + 1.2)
-    ax = _style(chart.subplots(), xlabel=xlabel + (" (lower is better)" if lower else ""))
+    ax = style(chart.subplots(), xlabel=xlabel + (" (lower is better)" if lower else ""))
     for row, name in enumerate(order):
         mean = values[name].mean()
         face = "white" if name in baselines else BLUE
@@ -487,7 +489,7 @@ def score_chart(
 def by_popularity(table: pd.DataFrame, *, ylabel: str, digits: int = 3) -> Chart:
     """A metric for films of rising popularity: `table` has a row a class and a column a model."""
     chart = Chart()
-    ax = _style(chart.subplots(), xlabel=table.index.name or "ratings of the film", ylabel=ylabel)
+    ax = style(chart.subplots(), xlabel=table.index.name or "ratings of the film", ylabel=ylabel)
     for name, colour, marker, dashes in zip(
         table, COLOURS, "osD^vP", ("-", "--", "-.", ":", (0, (6, 1)), (0, (1, 2))), strict=False
     ):

@@ -1,6 +1,7 @@
 """Solutions of notebook 6. In the notebook, what stands between `# <<<` and `# >>>` is `...`."""
 
 import numpy as np
+from scipy.stats import hypergeom
 from torch.nn import functional as F
 
 
@@ -15,31 +16,35 @@ def bpr_gradient(p, positive, negative):
 
 
 # --- 6.2
-def rth_free_item(items, r):
-    """Return the r-th item (from 0) that is not in `items`, a sorted array of a user's items."""
+def precision_at_k(scores, test, train, k):
+    """Return the mean share of hidden likes among each user's k best films.
+
+    All three are arrays of shape (users, films); test and train hold 0 and 1. Films liked in
+    training are not ranked; users without hidden likes don't count.
+    """
     # <<<
-    free = r
-    for item in items:
-        if item <= free:
-            free += 1
-    return free
+    masked = np.where(train > 0, -np.inf, scores)
+    best = np.argsort(-masked, axis=1)[:, :k]
+    hits = np.take_along_axis(test, best, axis=1).mean(axis=1)
+    return hits[test.any(axis=1)].mean()
     # >>>
 
 
 # --- 6.3
-def ease(train, l2):
-    """Return EASE's scores, shape (users, items), for a 0/1 array of that shape."""
+def chance(n_others, n_above, n_drawn, k):
+    """Return the chance that a film is among the first k of itself and n_drawn others.
+
+    The others are drawn from n_others films, of which n_above score higher than the film.
+    """
     # <<<
-    inverse = np.linalg.inv(train.T @ train + l2 * np.eye(train.shape[1]))
-    weights = -inverse / np.diag(inverse)
-    np.fill_diagonal(weights, 0)
-    return train @ weights
+    return hypergeom.cdf(k - 1, n_others, n_above, n_drawn)
     # >>>
 
 
 # --- 6.bug1
-def is_free(matrix, user, item):
-    return item not in matrix.indices[matrix.indptr[user] : matrix.indptr[user + 1]]
+def published_is_free(user, film, matrix):
+    start, end = matrix.indptr[user], matrix.indptr[user + 1]
+    return film not in matrix.indices[start:end]
 
 
 # --- 6.bug2
