@@ -18,8 +18,12 @@ STYLE = """<style>
 .nmf-text li {margin-bottom: 3px}
 .nmf-columns {display: flex; flex-wrap: wrap; gap: 0 40px}
 .nmf-columns > div {flex: 1 1 22em}
+.nmf-quiet-label label {position: absolute; clip-path: inset(50%)}
 .nmf-stars button {padding: 0 2px; min-width: 2.4em}
 </style>"""
+
+
+STEP = 0.1  # of a logarithmic slider, in decades
 
 
 class Picture(widgets.Image):
@@ -40,11 +44,13 @@ class LogSlider(widgets.HBox):
     def __init__(self, low: float, value: float, high: float, description: str):
         self.low, self.high = low, high
         self.slider = widgets.FloatLogSlider(
-            self._on_scale(value), min=math.log10(low), max=math.log10(high), step=0.1,
+            self._on_scale(value), min=math.log10(low), max=math.log10(high), step=STEP,
             readout=False, description=description,
         )  # fmt: skip
-        exact = f"exact value of {description}"
-        self.box = widgets.BoundedFloatText(value, min=0, max=1e9, tooltip=exact)
+        self.box = widgets.BoundedFloatText(
+            value, min=0, max=1e9, description=f"exact {description}"
+        )
+        self.box.add_class("nmf-quiet-label")  # for screen readers
         self.box.layout.width = "6.5em"
         super().__init__([self.slider, self.box])
         self.value = value
@@ -55,7 +61,8 @@ class LogSlider(widgets.HBox):
         return min(max(value, self.low), self.high)
 
     def _slid(self, change) -> None:
-        if not math.isclose(change.new, self._on_scale(self.value)):
+        # The front end answers an exact value with the nearest step: that is not a move.
+        if abs(math.log10(change.new / self._on_scale(self.value))) > STEP / 2 + 1e-9:
             self.value = float(f"{change.new:.2g}")
 
     @traitlets.observe("value")

@@ -225,6 +225,7 @@ class RecommendLab(widgets.VBox):
         search = widgets.VBox([self.query, *self.found])
         rated = widgets.VBox([widgets.HTML("<b>Your ratings</b>"), *self.mine, self.forget])
         super().__init__([widgets.HTML(STYLE), wrapped(search, rated), self.status, self.lists])
+        self.add_class("nmf-recommend-lab")
         self._refresh()
 
     def __repr__(self) -> str:
@@ -378,6 +379,7 @@ class FactorLab(widgets.VBox):
         super().__init__(
             [widgets.HTML(STYLE), self.when, wrapped(*controls), self.picture, self.ends]
         )
+        self.add_class("nmf-factor-lab")
         self._refresh()
 
     def __repr__(self) -> str:

@@ -110,6 +110,7 @@ class TrainingLab(widgets.VBox):
         }
         self._initial = self.settings
         self._build()
+        self.add_class("nmf-training-lab")
         self._stop_earlier_lab_of_this_cell()
 
     def __repr__(self) -> str:  # fixed, so that a notebook that is run again prints the same
@@ -346,7 +347,8 @@ class TrainingLab(widgets.VBox):
         self.reset_button = button("Reset", "undo", "put the controls back", self.reset)
         self.clear_button = button("Clear", "trash", "forget all runs", self.clear)
         names = [name for name in self.controls if name != "n_epochs"]
-        self.sweep_choice = widgets.Dropdown(options=names, tooltip="control to sweep")
+        self.sweep_choice = widgets.Dropdown(options=names, description="control to sweep")
+        self.sweep_choice.add_class("nmf-quiet-label")
         self.sweep_choice.layout.width = "9em"
         tip = "train for several values of the control chosen beside"
         sweep = lambda: self.sweep(self.sweep_choice.value)  # noqa: E731

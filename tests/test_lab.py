@@ -516,6 +516,15 @@ def test_slider_and_box_agree():
     assert slider.slider.value == slider.box.value == 0.5
 
 
+def test_an_exact_value_survives_the_slider_snapping_to_its_nearest_step():
+    slider = LogSlider(1e-4, 0.01, 1.0, "lr")
+    slider.box.value = 0.0321
+    slider.slider.value = 10**-1.5  # what the front end sends back
+    assert slider.value == slider.box.value == 0.0321
+    slider.slider.value = 10**-1.4  # a real move, one step to the right
+    assert slider.value == slider.box.value == 0.04
+
+
 @pytest.mark.parametrize("exact", [0.0, 1e-9, 50.0])
 def test_an_exact_value_may_lie_off_the_scale(exact):
     slider = LogSlider(1e-4, 0.01, 1.0, "weight_decay")
