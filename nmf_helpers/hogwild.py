@@ -195,7 +195,9 @@ def _receive(worker: _Worker) -> Any:
         return answer
     if status == "error":
         raise WorkerError(f"hogwild worker {worker.rank} failed:\n{answer}")
-    worker.process.join(5)
+    patience = time.monotonic() + 5
+    while worker.process.exitcode is None and time.monotonic() < patience:
+        time.sleep(0.01)  # its pipe closes a moment before it is dead, and join() wouldn't wait
     raise WorkerError(
         f"hogwild worker {worker.rank} died with exit code {worker.process.exitcode}. "
         "A negative code is a signal (-9: killed, often for lack of memory). Code 1 at the start: "

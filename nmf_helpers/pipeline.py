@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from difflib import get_close_matches
 from io import BytesIO
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from nmf_helpers.training import (
 )
 
 FORMAT = 1  # of saved files
+_TURN = RLock()  # held by the thread whose pipeline uses PyTorch's own random generator
 MODELS = {model.__name__: model for model in (models.MF, models.BiasedMF, models.CollabFNet)}
 
 
@@ -372,12 +374,13 @@ class Pipeline:
     def _seeded(self, epoch: int) -> Iterator[None]:
         """Let `seed` and the epoch decide all that is drawn; give the caller's state back after.
 
-        So an epoch draws the same whether or not the run was stopped before it.
+        So an epoch draws the same whether or not the run was stopped before it. Two pipelines in
+        two threads, such as two labs, take turns: PyTorch's own generator is shared by all.
         """
         own, shared = np.random.SeedSequence([self.seed, epoch]).generate_state(2).tolist()
         self._generator.manual_seed(own)
         gpus = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(gpus):
+        with _TURN, torch.random.fork_rng(gpus):
             torch.default_generator.manual_seed(shared)  # initialisation and dropout draw from it
             if gpus:
                 torch.cuda.manual_seed_all(shared)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -305,8 +306,7 @@ def test_a_model_from_a_notebook_cell_is_reported():
     # Read from standard input there is no file that a worker could import, as in a notebook.
     ran = subprocess.run([sys.executable, "-"], input=textwrap.dedent(script), text=True,
                          capture_output=True, timeout=60)  # fmt: skip
-    assert "worker 0 died with exit code 1" in ran.stdout or "worker 1 died" in ran.stdout
-    assert "notebook cell" in ran.stdout
+    assert re.search(r"worker [01] died with exit code 1\..*notebook cell", ran.stdout)
 
 
 @pytest.mark.parametrize("n_workers", [0, -1, 1.5, 10**6, "2"])

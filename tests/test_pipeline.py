@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -107,6 +108,13 @@ def test_torchs_and_numpys_own_random_states_are_left_alone():
     build(patience=2).fit()
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)
+
+
+def test_two_pipelines_in_two_threads_are_as_repeatable_as_one():
+    with ThreadPoolExecutor() as threads:
+        both = list(threads.map(lambda seed: build(seed=seed, n_epochs=20).fit(), (3, 4)))
+    for fitted in both:
+        same_run(fitted, build(seed=fitted.seed, n_epochs=20).fit())
 
 
 def test_dropout_draws_anew_in_each_epoch():
@@ -231,6 +239,21 @@ def test_an_interrupt_keeps_model_and_history_and_fit_goes_on(capsys):
     hook.remove()
     assert len(running.fit().history) == 6
     assert numbers(running.history)[:done] == numbers(build().fit().history)[:done]
+
+
+def test_an_interrupt_of_the_evaluation_loses_nothing_either(monkeypatch):
+    running = build_ranking()
+    evaluate, calls = metrics.evaluate, []
+
+    def press(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return evaluate(*arguments, **named)
+
+    monkeypatch.setattr(metrics, "evaluate", press)
+    assert len(running.fit().history) == 2
+    assert len(running.fit().history) == 6
 
 
 def test_an_interrupt_between_epochs_changes_nothing():
@@ -598,16 +621,13 @@ def test_a_missing_gpu_is_reported():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("make", [build, build_ranking])
 def test_a_gpu_trains_as_well(make, tmp_path):
-    fitted = make(device="cuda").fit()
-    same_run(fitted, make(device="cuda").fit())
+    fitted, again = make(device="cuda").fit(), make(device="cuda").fit()
     assert next(fitted.model.parameters()).device.type == "cuda"
-    np.testing.assert_allclose(
-        fitted.score_matrix(), make(device="cpu").fit().score_matrix(), atol=0.3
-    )
+    # Sums on a GPU are made in no fixed order, so the last digits may differ.
+    np.testing.assert_allclose(fitted.score_matrix(), again.score_matrix(), atol=1e-3)
     fitted.save(tmp_path / "run.pt")
-    np.testing.assert_array_equal(
-        Pipeline.load(tmp_path / "run.pt").score_matrix(), fitted.score_matrix()
-    )
+    loaded = Pipeline.load(tmp_path / "run.pt")
+    np.testing.assert_array_equal(loaded.score_matrix(), fitted.score_matrix())
     with pytest.raises(ValueError, match='use device="cpu"'):
         make(device="cuda", n_workers=2)
 
