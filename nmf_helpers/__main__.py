@@ -1,7 +1,9 @@
-"""Prepare this machine for the course.
+"""Prepare a machine or a class for the course.
 
 ``python -m nmf_helpers check`` says what is ready and how to mend what isn't;
-``python -m nmf_helpers fetch`` fetches ML-100K ahead of a class without network.
+``python -m nmf_helpers fetch`` fetches ML-100K ahead of a class without network;
+``python -m nmf_helpers handout [folder]`` writes the notebooks for students, without outputs;
+``python -m nmf_helpers slides [folder]`` writes slides that need no network.
 """
 
 import argparse
@@ -30,9 +32,14 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=["check", "fetch"])
-    command = parser.parse_args(argv).command
-    return fetch() if command == "fetch" else run([*packages(), *machine()])
+    parser.add_argument("command", choices=["check", "fetch", "handout", "slides"])
+    parser.add_argument("folder", nargs="?", help="where to write; a folder named as the command")
+    given = parser.parse_args(argv)
+    if given.command in ("handout", "slides"):
+        return publish(given.command, given.folder or given.command)
+    if given.folder:
+        parser.error(f"{given.command} takes no folder")
+    return fetch() if given.command == "fetch" else run([*packages(), *machine()])
 
 
 def fetch() -> int:
@@ -45,6 +52,19 @@ def fetch() -> int:
     except FetchError as error:
         print(error, file=sys.stderr)
         return 1
+    return 0
+
+
+def publish(what: str, folder: str) -> int:
+    """Write the hand-out or the slides, or say why that can't be."""
+    from nmf_helpers import publish
+
+    try:
+        written = getattr(publish, what)(folder)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{len(written)} files written to {Path(folder).resolve()}")
     return 0
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from torch.nn import functional as F
 
 from nmf_helpers import exercises
@@ -310,27 +311,30 @@ def uphill(p, positive, negative):
     return (1 - sigmoid) * (positive - negative)
 
 
-def any_item(items, r):
-    return r
+def without_taking_out_train(scores, test, train, k):
+    best = np.argsort(-scores, axis=1)[:, :k]
+    return np.take_along_axis(test, best, 1).mean(1)[test.any(1)].mean()
 
 
-def shifted_by_a_single_search(items, r):
-    return r + int(np.searchsorted(items, r, "right"))
+def users_without_test_count_zero(scores, test, train, k):
+    best = np.argsort(-np.where(train, -np.inf, scores), axis=1)[:, :k]
+    return np.take_along_axis(test, best, 1).mean()
 
 
-def predicts_itself(train, l2):
-    inverse = np.linalg.inv(train.T @ train + l2 * np.eye(train.shape[1]))
-    return train @ (-inverse / np.diag(inverse))
+def worst_first(scores, test, train, k):
+    best = np.argsort(np.where(train, np.inf, scores), axis=1)[:, :k]
+    return np.take_along_axis(test, best, 1).mean(1)[test.any(1)].mean()
 
 
-def divides_rows(train, l2):
-    inverse = np.linalg.inv(train.T @ train + l2 * np.eye(train.shape[1]))
-    weights = -inverse / np.diag(inverse)[:, None]
-    np.fill_diagonal(weights, 0)
-    return train @ weights
+def one_too_many(n_others, n_above, n_drawn, k):
+    return stats.hypergeom.cdf(k, n_others, n_above, n_drawn)
 
 
-def published_sampler(matrix, user, item):
+def drawn_with_putting_back(n_others, n_above, n_drawn, k):
+    return stats.binom.cdf(k - 1, n_drawn, n_above / n_others)
+
+
+def published_sampler(user, item, matrix):
     start, end = matrix.indptr[user], matrix.indptr[user + 1]
     place = np.searchsorted(matrix.indices[start:end], item, side="right")
     return place < end - start and matrix.indices[place] != item
@@ -380,7 +384,11 @@ def never_infinite(start_up, alone, together):
 
 
 def shared_random_state(rank, seed=2017):
-    return torch.randperm(100, generator=torch.Generator().manual_seed(seed))[:5]
+    return torch.randperm(42, generator=torch.Generator().manual_seed(seed))
+
+
+def all_the_data_each(rank, seed=2017):
+    return shared_random_state(rank, seed + rank)
 
 
 WRONG = {
@@ -407,15 +415,15 @@ WRONG = {
     "5.3": [valid_against_test],
     "5.bug1": [epoch_picked_on_test],
     "6.1": [gradient_of_the_published_loss, uphill],
-    "6.2": [any_item, shifted_by_a_single_search],
-    "6.3": [predicts_itself, divides_rows],
+    "6.2": [without_taking_out_train, users_without_test_count_zero, worst_first],
+    "6.3": [one_too_many, drawn_with_putting_back],
     "6.bug1": [published_sampler],
     "6.bug2": [squared_sigmoid],
     "6.bug3": [without_mask, masks_the_scores_it_was_given],
     "7.1": [everything_for_everybody, rest_left_out, not_shuffled],
     "7.2": [same_seed, added_up],
     "7.3": [rounded_up, never_infinite],
-    "7.bug1": [shared_random_state],
+    "7.bug1": [shared_random_state, all_the_data_each],
 }
 
 

@@ -38,7 +38,7 @@ def check_2_1(predict: Callable) -> None:
     expect(predict, (p, q, users, items), want, "one dot product per pair", "20 random pairs")
 
 
-def check_2_2(rmse: Callable) -> None:
+def check_2_2(rms_error: Callable) -> None:
     """Read the name backwards: error, squared, mean, root.
 
     How far apart are the two? Square that before you average, so that +1 and -1 don't cancel.
@@ -47,13 +47,13 @@ def check_2_2(rmse: Callable) -> None:
     first and raise a ValueError when they differ.
     """
     words = "√((0² + 1² + 2²) / 3) = 1.291 stars"
-    expect(rmse, (np.array([4.0, 3.0, 1.0]), np.array([4.0, 4.0, 3.0])), (5 / 3) ** 0.5, words)
+    expect(rms_error, (np.array([4.0, 3.0, 1.0]), np.array([4.0, 4.0, 3.0])), (5 / 3) ** 0.5, words)
     rng = np.random.default_rng(2)
     guesses, ratings = rng.normal(size=50), rng.normal(size=50)
     want = (sum((g - r) ** 2 for g, r in zip(guesses, ratings, strict=True)) / 50) ** 0.5
-    expect(rmse, (guesses, ratings), want, f"{want:.4g}", "50 random pairs")
+    expect(rms_error, (guesses, ratings), want, f"{want:.4g}", "50 random pairs")
     try:
-        got = rmse(guesses[:, None], ratings)
+        got = rms_error(guesses[:, None], ratings)
     except ValueError:
         return
     raise Different(

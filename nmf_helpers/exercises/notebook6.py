@@ -1,5 +1,6 @@
 """Checks of notebook 6, ranking; each docstring is three hints, from a nudge to nearly all."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -30,49 +31,55 @@ def check_6_1(bpr_gradient: Callable) -> None:
         expect(bpr_gradient, case, want, f"PyTorch's gradient, a vector of length {size:.3f}")
 
 
-def check_6_2(rth_free_item: Callable) -> None:
-    """Each of the user's items that lies before the answer pushes it one place further.
+def check_6_2(masked_precision: Callable) -> None:
+    """What a user liked in training can't be a hit. Take it out before you sort.
 
-    Start with r itself. Go through the user's items in order; whenever one is at or below the
-    present value, add one.
+    Minus infinity puts a film last. Then take the k best of each row, and see which are in test.
 
-    In code: a loop over the sorted items with one comparison and one addition.
+    argsort of the negated scores gives each row's columns, best first; np.take_along_axis looks
+    up test at those columns. Users without any test film are in no average.
     """
-    items = np.array([1, 2, 5])
-    words = "[0 3 4 6 7]: the items 0 to 7 without 1, 2 and 5"
-    given = "a user's items [1 2 5] and r = 0, 1, 2, 3, 4"
-    got = [call(rth_free_item, (items, r), f"items [1 2 5] and r = {r}") for r in range(5)]
-    expect(lambda: got, (), [0, 3, 4, 6, 7], words, given)
+    scores = np.array([[0.9, 0.8, 0.7, 0.1], [0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]])
+    train = np.array([[1, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0]])
+    test = np.array([[0, 1, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0]])
+    expect(
+        lambda: masked_precision(scores, test, train, 2),
+        (),
+        0.75,
+        "0.75: two of two, one of two, and nobody asks about the third",
+        "scores [.9 .8 .7 .1], [.1 .2 .3 .4], [.4 .3 .2 .1], liked in training: films 0, 3 and 1, "
+        "hidden: films 1 and 2, films 0 and 2, none; k = 2",
+    )
     rng = np.random.default_rng(8)
-    for n_rated in (0, 1, 9, 19):
-        items = np.sort(rng.choice(20, n_rated, replace=False))
-        want = sorted(set(range(20)) - set(items.tolist()))
-        got = [
-            call(rth_free_item, (items, r), f"items {items} and r = {r}") for r in range(len(want))
-        ]
-        words = "each item that the user has not rated, once"
-        expect(lambda got=got: got, (), want, words, given)
+    scores, kind = rng.random((20, 12)), rng.integers(0, 4, (20, 12))
+    train, test = (kind == 1).astype(int), (kind == 2).astype(int)
+    each = []
+    for row, seen, hidden in zip(scores, train, test, strict=True):
+        if hidden.any():
+            order = sorted((i for i in range(12) if not seen[i]), key=lambda i: -row[i])
+            each.append(sum(hidden[i] for i in order[:3]) / 3)
+    want = sum(each) / len(each)
+    inputs = (scores, test, train, 3)
+    expect(masked_precision, inputs, want, f"{want:.4f}", "20 random users, 12 films and k = 3")
 
 
-def check_6_3(ease: Callable) -> None:
-    """Count which items meet: train.T @ train. Add l2 to the diagonal, and invert.
+def check_6_3(chance: Callable) -> None:
+    """Of 1,682 films 100 score higher; 50 are drawn, and the first ten count: the answer is 0.9993.
 
-    With P the inverse, the weight from item i to item j is -P[i, j] / P[j, j]. An item may not
-    predict itself.
+    Drawing without putting back, from films of two sorts: those that score higher and the
+    others. The film is among the first k if fewer than k of the higher sort are drawn.
 
-    Divide the columns of -P by P's diagonal, set the diagonal to zero, and multiply train by the
-    result.
+    That is the hypergeometric distribution: scipy.stats.hypergeom has a cdf. Fewer than k means
+    at most k - 1.
     """
-    rng = np.random.default_rng(9)
-    train = (rng.random((12, 5)) < 0.5).astype(float)
-    want = np.zeros_like(train)
-    for j in range(5):  # EASE is one ridge regression per item, on all the others
-        others = np.delete(train, j, axis=1)
-        penalty = 3.0 * np.eye(4)
-        weights = np.linalg.solve(others.T @ others + penalty, others.T @ train[:, j])
-        want[:, j] = others @ weights
-    words = "each item's column to be a ridge regression on the other items' columns"
-    expect(ease, (train, 3.0), want, words, "twelve users, five items and l2 = 3")
+    for n_others, n_above, n_drawn, k in ((10, 4, 3, 1), (10, 4, 3, 2), (1682, 100, 50, 10)):
+        ways = [
+            math.comb(n_above, hits) * math.comb(n_others - n_above, n_drawn - hits)
+            for hits in range(k)
+        ]
+        want = sum(ways) / math.comb(n_others, n_drawn)
+        given = f"{n_above} of {n_others} films above, {n_drawn} drawn, k = {k}"
+        expect(chance, (n_others, n_above, n_drawn, k), want, f"{want:.4f}", given)
 
 
 def check_6_bug1(is_free: Callable) -> None:
@@ -89,7 +96,7 @@ def check_6_bug1(is_free: Callable) -> None:
         mine = np.flatnonzero(dense[user]).tolist()
         for item in range(6):
             given = f"a user with the items {mine}"
-            got = bool(call(lambda u=user, i=item: is_free(matrix, u, i), (), given))
+            got = bool(call(lambda u=user, i=item: is_free(u, i, matrix), (), given))
             if got != (item not in mine):
                 verdict = "free" if got else "taken"
                 raise Different(f"Given {given}, yours says that item {item} is {verdict}.")

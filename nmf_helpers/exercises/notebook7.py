@@ -77,16 +77,22 @@ def check_7_3(break_even: Callable) -> None:
         expect(break_even, (start_up, alone, together), want, f"{want} epochs")
 
 
-def check_7_bug1(first_batch: Callable) -> None:
-    """Print what two workers draw first.
+def check_7_bug1(worker: Callable) -> None:
+    """Put the first entries of the four workers side by side. And how many entries has each?
 
-    All of them set the same seed, so all of them draw the same numbers.
+    The same seed gives the same order to all. Each walks all the data; together they should walk
+    it once.
 
-    The worker's rank has to go into its seed.
+    Let the one order be common to all, and let each worker take its own fourth of it, by rank.
     """
-    batches = [np.asarray(call(first_batch, (rank,), f"rank {rank}")) for rank in (0, 1, 2, 3, 0)]
-    for rank in (1, 2, 3):
-        if np.array_equal(batches[0], batches[rank]):
-            raise Different(f"Workers 0 and {rank} draw the same first batch, {show(batches[0])}.")
-    if not np.array_equal(batches[0], batches[4]):
-        raise Different("Worker 0 drew another batch the second time. Expected a run to repeat.")
+    orders = [np.asarray(call(worker, (rank,), f"rank {rank}")) for rank in (0, 1, 2, 3, 0)]
+    if not np.array_equal(orders[0], orders[4]):
+        raise Different("Rank 0 walked another order the second time. Expected a run to repeat.")
+    if np.array_equal(orders[0][:5], orders[1][:5]):
+        raise Different(f"Workers 0 and 1 begin alike, with {show(orders[0][:5])}.")
+    walked = np.sort(np.concatenate(orders[:4]))
+    again = len(walked) - len(np.unique(walked))
+    if again:
+        raise Different(f"Four workers walk {len(walked):,} entries, {again:,} of them repeats.")
+    if not np.array_equal(walked, np.arange(len(walked))):
+        raise Different("Some entries are walked by no worker. Expected each of them once.")

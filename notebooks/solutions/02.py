@@ -22,7 +22,7 @@ def predict(user_factors, item_factors, users, items):
 
 
 # --- 2.2
-def rmse(predictions, ratings):
+def rms_error(predictions, ratings):
     """Return the root mean squared error in stars; raise a ValueError if shapes differ."""
     # <<<
     if predictions.shape != ratings.shape:

@@ -16,7 +16,7 @@ def bpr_gradient(p, positive, negative):
 
 
 # --- 6.2
-def precision_at_k(scores, test, train, k):
+def masked_precision(scores, test, train, k):
     """Return the mean share of hidden likes among each user's k best films.
 
     All three are arrays of shape (users, films); test and train hold 0 and 1. Films liked in

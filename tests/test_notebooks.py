@@ -1,0 +1,184 @@
+"""The notebooks as files: pairs agree, every cell has run, sections and alt text are there.
+
+That what is printed is also true, nbval shows by running every cell again.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+SOURCES = sorted(FOLDER.glob("0*.md"))
+IGNORED_OUTPUTS = 0  # cells whose output nbval doesn't compare: numbers that nobody checks
+
+each = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+
+
+def text_half(source: Path):
+    return jupytext.read(source)
+
+
+def run_half(source: Path):
+    return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+
+
+def code_cells(source: Path) -> list:
+    return [cell for cell in run_half(source).cells if cell.cell_type == "code"]
+
+
+def outputs(source: Path) -> list:
+    return [output for cell in code_cells(source) for output in cell.outputs]
+
+
+def test_there_are_seven_pairs():
+    assert [path.name[:2] for path in SOURCES] == [f"0{n}" for n in range(1, 8)]
+    assert sorted(FOLDER.glob("*.ipynb")) == [path.with_suffix(".ipynb") for path in SOURCES]
+
+
+@each
+def test_both_halves_of_a_pair_agree_cell_by_cell(source):
+    def content(notebook):
+        return [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in notebook.cells]
+
+    text, run = content(text_half(source)), content(run_half(source))
+    for number, (ours, theirs) in enumerate(zip(text, run, strict=False), start=1):
+        assert ours == theirs, f"cell {number} differs: rebuild with .ci/execute.py"
+    assert len(text) == len(run)
+
+
+@each
+def test_every_cell_has_run_in_order(source):
+    counts = [cell.execution_count for cell in code_cells(source)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@each
+def test_no_cell_ended_in_an_error_or_warned(source):
+    assert not [o for o in outputs(source) if o.output_type == "error"]
+    assert not [o.text for o in outputs(source) if o.get("name") == "stderr"]
+
+
+@each
+def test_nothing_of_the_machine_stays_in_the_file(source):
+    notebook = run_half(source)
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert set(notebook.metadata.kernelspec) == {"display_name", "language", "name"}
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert set(notebook.metadata.language_info) == {"name"}
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= {"tags", "slideshow"}, cell.source[:60]
+    text = source.with_suffix(".ipynb").read_text("utf-8")
+    pictures = re.sub(r'"image/png": "[^"]*"', "", text)
+    path = re.search(r"(/home/|/root/|/tmp/|/work/|/Users/|[A-Z]:\\\\Users)[^\"]{0,40}", pictures)
+    assert path is None, path
+    assert not re.search(r"\bat 0x[0-9a-f]+|object at |pid[ =]\d", pictures)
+    assert len(text) < 2_000_000, "bytes, pictures included"
+
+
+@each
+def test_a_notebook_has_its_sections_in_order(source):
+    text = source.read_text("utf-8")
+    wanted = [
+        rf"^# {source.name[1]} · ", r"^\*[^*]+\*$", r"\*\*What you'll do\.\*\*",
+        r"\*\*What you need\.\*\*", r"\*\*Time\.\*\* \d+ minutes", r"^## By hand",
+        r"^## Find the bug", r"^## Exercises", r"^## Take away",
+    ]  # fmt: skip
+    places = []
+    for pattern in wanted:
+        found = re.search(pattern, text, re.M)
+        assert found, f"no {pattern}"
+        places.append(found.start())
+    assert places == sorted(places)
+    last = "**This was the last notebook.**" if source == SOURCES[-1] else "**Next.**"
+    assert last in text[places[-1] :]
+    assert len(re.findall(r"^> \*\*Predict|^> .*predict", text, re.M)) >= 2
+    if source != SOURCES[0]:
+        assert "\n## Lab\n" in text and "baseline=" in text
+
+
+@each
+def test_every_picture_has_alt_text_with_what_it_shows(source):
+    pictures = [o for o in outputs(source) if "image/png" in o.get("data", {})]
+    assert pictures
+    for output in pictures:
+        alt = output.metadata["image/png"]["alt"]
+        assert alt == output.data["text/plain"]
+        assert len(alt) > 30 and not alt.startswith("<"), alt
+        assert re.search(r"\d", alt) or len(alt) > 60, f"alt text without a finding: {alt}"
+
+
+@each
+def test_every_lab_is_followed_by_a_picture_that_needs_no_kernel(source):
+    live = [
+        any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in cell.outputs)
+        for cell in code_cells(source)
+    ]
+    still = [
+        any({"image/png", "text/html"} & set(o.get("data", {})) for o in cell.outputs)
+        for cell in code_cells(source)
+    ]
+    for number, is_live in enumerate(live):
+        if is_live:
+            assert any(still[number + 1 : number + 3]), f"code cell {number + 1} has no twin"
+
+
+@each
+def test_no_widget_state_is_stored(source):
+    assert "widgets" not in run_half(source).metadata
+
+
+@each
+def test_every_output_is_compared(source):
+    unchecked = {"nbval-ignore-output", "nbval-skip", "raises-exception"}
+    ignored = [c.source for c in code_cells(source) if unchecked & set(c.metadata.get("tags", ()))]
+    ignored += [c.source for c in code_cells(source) if "NBVAL_" in c.source]
+    assert len(ignored) <= IGNORED_OUTPUTS, ignored
+
+
+@each
+def test_open_exercises_and_bugs_say_so_in_the_stored_output(source):
+    """Nobody has left a solution in the notebook, and every check has answered."""
+    for cell in code_cells(source):
+        for name in re.findall(r'^check\("([^"]+)"', cell.source, re.M):
+            said = "".join(output.get("text", "") for output in cell.outputs)
+            open_ = "not yet. " if "bug" in name else "not attempted yet"
+            assert f"{name}: {open_}" in said, said
+
+
+@each
+def test_a_notebook_starts_from_nothing(source):
+    """Each name is imported or made in this notebook, above the place where it is used."""
+    import builtins
+
+    known = set(dir(builtins))
+    for cell in code_cells(source):
+        tree = ast.parse(cell.source)
+        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        known |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        known |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                known |= {(a.asname or a.name).split(".")[0] for a in node.names}
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                known.add(node.name)
+            if isinstance(node, ast.ExceptHandler) and node.name:
+                known.add(node.name)
+        used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+        assert used <= known, f"{sorted(used - known)} in {cell.source[:80]!r}"
+
+
+@each
+def test_links_between_notebooks_lead_somewhere(source):
+    for target in re.findall(r"\]\(([^)#:]+)\)", source.read_text("utf-8")):
+        assert (FOLDER / target).exists(), target
+
+
+def test_the_instructors_page_is_no_notebook():
+    page = FOLDER / "INSTRUCTORS.md"
+    assert page.exists() and page not in SOURCES
+    assert not page.with_suffix(".ipynb").exists()
+    assert "jupyter:" not in page.read_text("utf-8")
