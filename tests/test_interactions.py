@@ -175,35 +175,43 @@ def test_what_is_no_table_of_numbers_is_refused(dataset):
 @settings(deadline=None)
 def test_a_walk_visits_each_index_once(n, batch_size, as_a_large_one):
     walk = BatchIndices(n, batch_size, generator())
-    if as_a_large_one:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(interactions, "SORT_ABOVE", 10)
-            walk = BatchIndices(n, batch_size, generator())
-    parts = list(walk)
+    with pytest.MonkeyPatch.context() as patch:
+        if as_a_large_one:
+            patch.setattr(interactions, "PARTS_ABOVE", 10)
+        parts = list(walk)
     assert sorted(index for part in parts for index in part.tolist()) == list(range(n))
     assert len(walk) == len(parts)
     assert all(1 <= len(part) <= batch_size for part in parts)
 
 
-def test_each_walk_takes_another_order():
-    walk = BatchIndices(100, 100, generator())
-    (first,), (second,) = list(walk), list(walk)
+@pytest.mark.parametrize("as_a_large_one", [False, True])
+def test_each_walk_takes_another_order(monkeypatch, as_a_large_one):
+    if as_a_large_one:
+        monkeypatch.setattr(interactions, "PARTS_ABOVE", 10)
+    walk = BatchIndices(100, 20, generator())
+    (first, *_), (second, *_) = list(walk), list(walk)
     assert not torch.equal(first, second)
-    assert not torch.equal(first, torch.arange(100))
+    assert not torch.equal(first, torch.arange(20))
+
+
+def test_a_batch_is_in_user_order_and_from_all_over():
+    for batch in BatchIndices(1600, 100, generator()):
+        assert torch.equal(batch, batch.sort().values)
+        assert batch.max() - batch.min() > 1000
 
 
 def test_a_large_walk_goes_part_by_part_in_user_order(monkeypatch):
-    monkeypatch.setattr(interactions, "SORT_ABOVE", 10)
-    parts = list(BatchIndices(1600, 100, generator()))
-    assert len(parts) == 16
-    assert all(torch.equal(part, part.sort().values) for part in parts)
-    assert all(part.max() - part.min() > 1000 for part in parts)  # each from all over
+    monkeypatch.setattr(interactions, "PARTS_ABOVE", 10)
+    walk = torch.cat(list(BatchIndices(16_000, 100, generator())))
+    starts = (walk.diff() < 0).nonzero().view(-1) + 1  # where the order falls back
+    assert len(starts) == 15
+    assert all(500 < len(part) < 1500 for part in walk.tensor_split(starts))
 
 
 def test_a_walk_over_a_shard_stays_in_it(monkeypatch):
     shard = torch.tensor([5, 3, 11, 40])
     for limit in (2, 100):
-        monkeypatch.setattr(interactions, "SORT_ABOVE", limit)
+        monkeypatch.setattr(interactions, "PARTS_ABOVE", limit)
         walk = BatchIndices(shard, 3, generator())
         assert sorted(torch.cat(list(walk)).tolist()) == [3, 5, 11, 40]
 
