@@ -228,7 +228,7 @@ class CollabFNet(Scorer):
 
 
 @torch.no_grad()
-def svd_start(model: MF | BiasedMF, train: sp.spmatrix, scale: float = 0.1, seed: int = 0) -> None:
+def svd_start(model: Scorer, train: sp.spmatrix, scale: float = 0.1, seed: int = 0) -> None:
     """Start the factors from *who rated what* instead of from noise.
 
     The 0/1 matrix of which cells are filled, each entry divided by the square roots of its row's
@@ -238,10 +238,9 @@ def svd_start(model: MF | BiasedMF, train: sp.spmatrix, scale: float = 0.1, seed
 
     Parameters
     ----------
-    model : MF or BiasedMF
-        Its factors are overwritten.
+    model : MF, BiasedMF or CollabFNet
+        Its first factors are overwritten: all, if there are more users and items than factors.
     train : sparse matrix, shape (n_users, n_items)
-        Needs more users and more items than the model has factors.
     scale : float
         Size of the leading factors' entries, about.
     seed : int
@@ -251,18 +250,18 @@ def svd_start(model: MF | BiasedMF, train: sp.spmatrix, scale: float = 0.1, seed
     filled.data[:] = 1
     weight_users = sp.diags_array(np.maximum(filled.sum(1).A1, 1) ** -0.5)
     weight_items = sp.diags_array(np.maximum(filled.sum(0).A1, 1) ** -0.5)
-    n_factors = model.user_factors.embedding_dim
-    if n_factors >= min(filled.shape):
-        raise ValueError(
-            f"{n_factors} factors cannot start from the SVD of a matrix of shape {filled.shape}: "
-            "use fewer factors than users and items"
-        )
+    tables = (model.user_factors.weight, model.item_factors.weight)
+    k = min(*filled.shape, *(table.shape[1] + 1 for table in tables)) - 1
+    if k < 1:
+        return  # a single user or item has no directions
     start = np.random.default_rng(seed).standard_normal(min(filled.shape))
-    u, s, v = svds(weight_users @ filled @ weight_items, k=n_factors, v0=start)
-    p = scale * np.sqrt(len(u)) * u * s  # (users, factors)
-    q = scale * np.sqrt(v.shape[1]) * v.T * s  # (items, factors)
-    model.user_factors.weight.copy_(torch.from_numpy(np.ascontiguousarray(p)))
-    model.item_factors.weight.copy_(torch.from_numpy(np.ascontiguousarray(q)))
+    u, s, vt = svds(
+        weight_users @ filled @ weight_items, k=k, v0=start
+    )  # (users, k) (k,) (k, items)
+    for table, directions in zip(tables, (u, vt.T), strict=True):
+        # Singular vectors have length 1: bring their entries to size 1, leading ones larger.
+        entries = scale * np.sqrt(len(directions)) * directions * s
+        table[:, :k] = torch.from_numpy(entries)
 
 
 def _normal(

@@ -258,9 +258,8 @@ class Pipeline:
                 "there are no training entries. To go on training a saved pipeline, give "
                 "Pipeline.load the matrix that it was trained on"
             )
-        fit_part, valid = self._carve_validation()
-        held_out = self._held_out(fit_part, valid)
-        dataset = self._dataset(fit_part, None, self._generator)
+        held_out = self._held_out()
+        dataset = self._dataset(self.fit_part, None, self._generator)
         settings = {
             "loss": self._loss,
             "n_epochs": self.n_epochs,
@@ -336,10 +335,13 @@ class Pipeline:
             return PairwiseInteractions(matrix, avoid, generator)
         return Interactions(matrix)
 
-    def _held_out(self, fit_part, valid) -> list[tuple]:
+    def _held_out(self) -> list[tuple]:
         """Return name, entries, batches and known entries of each part that is followed."""
         parts = []
-        for name, entries, known in (("valid", valid, fit_part), ("test", self.test, self.train)):
+        for name, entries, known in (
+            ("valid", self.valid, self.fit_part),
+            ("test", self.test, self.train),
+        ):
             if entries is not None:
                 generator = torch.Generator()
                 loader = batches(self._dataset(entries, known, generator), 65536, generator)

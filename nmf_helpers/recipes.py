@@ -6,7 +6,7 @@ from typing import Any
 
 import scipy.sparse as sp
 
-from nmf_helpers.models import MF, BiasedMF, svd_start
+from nmf_helpers.models import BiasedMF, svd_start
 from nmf_helpers.pipeline import Pipeline
 
 
@@ -48,11 +48,8 @@ def explicit(
         "metrics": ("rmse",),
         "n_epochs": 36 if n_epochs is None else n_epochs,
         "seed": seed,
-    } | changes
-    pipeline = Pipeline(train, test, **settings)
-    if settings["n_factors"] < min(train.shape) and settings["model"] in (MF, BiasedMF):
-        svd_start(pipeline.model, pipeline.fit_part, scale=0.15)
-    return pipeline.fit()
+    }
+    return _fit(Pipeline(train, test, **(settings | changes)), svd_scale=0.15)
 
 
 def implicit(
@@ -69,19 +66,19 @@ def implicit(
     """
     settings = {
         "model": BiasedMF,
-        "n_factors": 64,
-        "init_std": 0.1,
-        "batch_size": 1024,
+        "n_factors": 128,
+        "batch_size": 2048,
         "optimizer": "row_sgd",
         "sparse": True,
         "lr": 0.05,
+        "lr_schedule": "linear",
         "weight_decay": 0.02,
         "loss": "bpr",
         "metrics": ("auc", "precision@5", "ndcg@10"),
-        "n_epochs": 60 if n_epochs is None else n_epochs,
+        "n_epochs": 100 if n_epochs is None else n_epochs,
         "seed": seed,
-    } | changes
-    return Pipeline(train, test, **settings).fit()
+    }
+    return _fit(Pipeline(train, test, **(settings | changes)), svd_scale=0.1)
 
 
 def hogwild(
@@ -96,3 +93,9 @@ def hogwild(
     """Fit the `implicit` recipe in several processes that share one set of weights."""
     return implicit(train, test, seed=seed, n_epochs=n_epochs, n_workers=n_workers, **changes)
 
+
+def _fit(pipeline: Pipeline, svd_scale: float) -> Pipeline:
+    """Start the factors from who rated what, unless the caller chose a start, and train."""
+    if not {"init_mean", "init_std"} & set(pipeline.model_options):
+        svd_start(pipeline.model, pipeline.fit_part, svd_scale)
+    return pipeline.fit()

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from planted import ratings
 
@@ -210,5 +211,13 @@ def test_the_svd_start_is_numpys_svd_of_who_rated_what():
     expected = size * (u[:, :4] * s[:4] ** 2) @ v[:4]
     product = (model.user_factors.weight @ model.item_factors.weight.T).detach().numpy()
     np.testing.assert_allclose(product, expected, atol=1e-4)
-    with pytest.raises(ValueError, match="fewer factors"):
-        svd_start(BiasedMF(*train.shape, 40), train)
+
+
+def test_the_svd_start_leaves_the_factors_that_a_small_matrix_cannot_fill():
+    train = sp.csr_matrix(np.eye(3, dtype=np.float32) + 1)
+    model = BiasedMF(3, 3, 5)
+    before = model.user_factors.weight.detach().clone()
+    svd_start(model, train)
+    changed = (model.user_factors.weight != before).any(0)
+    assert changed.tolist() == [True, True, False, False, False]
+    svd_start(BiasedMF(1, 3, 5), train[:1])  # a single user: nothing to do, no error
