@@ -24,6 +24,7 @@ INK, FAINT = "#222222", "#8A8A8A"
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
 )  # fmt: skip
+BASELINES = ["-.", (0, (1, 2)), (0, (8, 2, 1, 2, 1, 2))]
 GHOSTS = [(GREEN, (0, (6, 1))), (PURPLE, (0, (1, 1))), (ORANGE, (0, (4, 1, 1, 1))), (SKY, "-")]
 
 HALO = [withStroke(linewidth=3, foreground="white")]  # keeps words legible across lines
@@ -135,18 +136,11 @@ class LossCurves(Chart):
         self.ghosts = [(label, _frame(h)) for label, h in dict(ghosts).items()]
         self.quantity = ylabel.split(" (")[0]
         self._settled, self._background = None, None
-        self.ax = ax = style(
-            self.add_axes((0.08, 0.15, 0.62, 0.75)), xlabel="epoch", ylabel=ylabel
-        )
+        self.ax = ax = style(self.add_axes((0.09, 0.15, 0.6, 0.75)), xlabel="epoch", ylabel=ylabel)
         ax.set_title(title, loc="left", fontsize=11, color=INK)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        for place, (name, value) in enumerate(self.baselines.items()):
-            ax.axhline(value, color=INK, ls="-.", lw=1.3)
-            x = 0.02 + 0.34 * (place % 3)  # side by side, so that close baselines stay readable
-            ax.text(
-                x, value, f"{name} {value:.{digits}f}", va="bottom", fontsize=11, color=INK,
-                transform=ax.get_yaxis_transform(), clip_on=True,
-            )  # fmt: skip
+        # The test part is looked at, not chosen by: no epoch of it is called the best.
+        self.part = "test" if metric.startswith("test") else "validation"
         moving = {"animated": True, "zorder": 3}
         (self.train,) = ax.plot([], [], "--", color=VERMILLION, lw=2, **moving)
         (self.valid,) = ax.plot([], [], "-", color=BLUE, lw=2.4, **moving)
@@ -157,11 +151,14 @@ class LossCurves(Chart):
         )  # fmt: skip
         if train_metric:
             self.train.set_label(f"training {self.quantity}")
-        self.valid.set_label(f"validation {self.quantity}")
-        self.best.set_label("best epoch")
+        self.valid.set_label(f"{self.part} {self.quantity}")
+        self.best.set_label("last epoch" if self.part == "test" else "best epoch")
+        for (name, value), dashes in zip(self.baselines.items(), BASELINES * 9, strict=False):
+            label = f"{name} {value:.{digits}f}"
+            ax.axhline(value, color=INK, ls=dashes, lw=1.3, label=label)
         for (label, frame), (colour, dashes) in zip(self.ghosts, GHOSTS * 9, strict=False):
             if metric in frame:
-                label = "\n".join(textwrap.wrap(label, 26))
+                label = "\n".join(textwrap.wrap(label, 24))
                 ax.plot(frame["epoch"], frame[metric], color=colour, ls=dashes, lw=1.4, label=label)
         ax.legend(
             loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False, fontsize=11,
@@ -178,7 +175,7 @@ class LossCurves(Chart):
         train = frame[self.train_metric] if self.train_metric in frame else valid * np.nan
         self.valid.set_data(epochs, valid)
         self.train.set_data(epochs, train)
-        best = best_record(records, self.metric)
+        best = best_record(records[-1:] if self.part == "test" else records, self.metric)
         spot = ([best["epoch"]], [best[self.metric]]) if best else ([], [])
         self.best.set_data(*spot)
         self.note.set_text(f"{best[self.metric]:.{self.digits}f}" if best else "")
@@ -259,10 +256,12 @@ class LossCurves(Chart):
         first, last = finite[0], finite[-1]
         extreme = "lowest" if lower_is_better(self.metric) else "highest"
         text = (
-            f"Validation {self.quantity} {_movement(first[self.metric], last[self.metric], number)}"
+            f"{self.part.capitalize()} {self.quantity} "
+            f"{_movement(first[self.metric], last[self.metric], number)}"
         )
-        text += f" over epochs {first['epoch']:.0f} to {last['epoch']:.0f}, "
-        text += f"{extreme} {number(best[self.metric])} at epoch {best['epoch']:.0f}"
+        text += f" over epochs {first['epoch']:.0f} to {last['epoch']:.0f}"
+        if self.part != "test":
+            text += f", {extreme} {number(best[self.metric])} at epoch {best['epoch']:.0f}"
         if self.train_metric and np.isfinite(last.get(self.train_metric, np.nan)):
             text += f"; training {self.quantity} ends at {number(last[self.train_metric])}"
         return text + (f"; {baselines}" if baselines else "") + ghosts + "."
