@@ -43,19 +43,20 @@ class Interactions(Dataset):
     def __init__(self, matrix: sp.spmatrix | sp.sparray) -> None:
         csr = checked_csr(matrix)
         self.n_users, self.n_items = csr.shape
-        # int32 halves the memory at 20 million interactions; batches are widened as they leave.
-        counts = np.diff(csr.indptr)
-        self.users = torch.from_numpy(np.repeat(np.arange(self.n_users, dtype=np.int32), counts))
-        # Items and values are the matrix's own memory, if they have these types there.
+        # Items and values are the matrix's own memory, if they have these types there. int32 is
+        # enough and takes half of it; batches are widened as they leave.
         self.items = torch.from_numpy(csr.indices.astype(np.int32, copy=False))
         self.values = torch.from_numpy(csr.data.astype(np.float32, copy=False))
+        self._row_start = torch.from_numpy(csr.indptr.astype(np.int64))  # (n_users + 1,)
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, index: int | Tensor) -> Batch:
         index = torch.as_tensor(index)
-        return (self.users[index].long(), self.items[index].long()), self.values[index]
+        # Whose entry is it? The last user's whose row starts here or before.
+        users = torch.searchsorted(self._row_start, index, right=True) - 1
+        return (users, self.items[index].long()), self.values[index]
 
 
 class PairwiseInteractions(Interactions):
@@ -103,8 +104,8 @@ class PairwiseInteractions(Interactions):
                 f"user {full[0]} has interacted with all {self.n_items} items, so there is no "
                 f"negative to draw ({len(full)} such user(s)): remove those rows from the matrix"
             )
-        self._start = torch.from_numpy(taken.indptr.astype(np.int64))  # (n_users + 1,)
         self._free = torch.from_numpy(self.n_items - degree.astype(np.int64))  # (n_users,)
+        self._start = torch.from_numpy(taken.indptr.astype(np.int64))  # (n_users + 1,)
         # One sorted array for all users: the user's number times n_items, plus a_j - j, where j
         # is the entry's place in the array less the place where the user's entries start.
         # Summed in place, because at 20 million entries each temporary array is 160 MB.
