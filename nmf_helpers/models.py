@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 import torch
-from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
 from nmf_helpers.checks import check_ids, check_number
@@ -246,6 +245,8 @@ def svd_start(model: Scorer, train: sp.spmatrix, scale: float = 0.1, seed: int =
     seed : int
         Of the solver's random start.
     """
+    from scipy.sparse.linalg import svds  # here, because the models do without
+
     filled = sp.csr_matrix(train, dtype=np.float64, copy=True)
     filled.data[:] = 1
     weight_users = sp.diags_array(np.maximum(filled.sum(1).A1, 1) ** -0.5)
