@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", nargs="?", help="where to write; a folder named as the command")
     given = parser.parse_args(argv)
     if given.command in ("handout", "slides"):
-        return publish(given.command, given.folder or given.command)
+        return write_files(given.command, given.folder or given.command)
     if given.folder:
         parser.error(f"{given.command} takes no folder")
     return fetch() if given.command == "fetch" else run([*packages(), *machine()])
@@ -55,7 +55,7 @@ def fetch() -> int:
     return 0
 
 
-def publish(what: str, folder: str) -> int:
+def write_files(what: str, folder: str) -> int:
     """Write the hand-out or the slides, or say why that can't be."""
     from nmf_helpers import publish
 

@@ -25,7 +25,10 @@ def find_notebooks(folder: str | Path | None = None) -> list[Path]:
     folder = Path(folder) if folder else Path(__file__).parent.parent / "notebooks"
     found = sorted(folder.glob(NOTEBOOKS))
     if not found:
-        raise FileNotFoundError(f"there are no notebooks {NOTEBOOKS} in {folder}")
+        raise FileNotFoundError(
+            f"there are no notebooks in {folder}: they lie in the folder of the course, beside the "
+            "package, when it was installed with pip install -e ."
+        )
     return found
 
 

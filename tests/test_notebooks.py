@@ -182,3 +182,19 @@ def test_the_instructors_page_is_no_notebook():
     assert page.exists() and page not in SOURCES
     assert not page.with_suffix(".ipynb").exists()
     assert "jupyter:" not in page.read_text("utf-8")
+
+
+def test_the_instructors_page_names_sections_and_commands_that_exist():
+    page = (FOLDER / "INSTRUCTORS.md").read_text("utf-8")
+    rows = re.findall(r"^\|.*\| (\d): (.+) \|$", page, re.M)
+    assert len(rows) >= 4
+    for number, sections in rows:
+        text = SOURCES[int(number) - 1].read_text("utf-8")
+        for section in re.findall(r'"(.+?)"', sections):
+            assert re.search(rf"^## {section}", text, re.M), f"{number}: {section}"
+    from nmf_helpers import __main__ as cli
+
+    for command in re.findall(r"^    python -m nmf_helpers (\w+)", page, re.M):
+        assert f"nmf_helpers {command}" in cli.__doc__
+    for number in re.findall(r"^### (\d) ·", page, re.M):
+        assert "\n## Lab\n" in SOURCES[int(number) - 1].read_text("utf-8")
