@@ -184,6 +184,7 @@ class TrainingLab(widgets.VBox):
             self.runs = [run for run in self.runs if run.state == "training"]
             if not self.training:
                 self._draw(self.figure())
+                self.progress.value = ""
                 self._say("Cleared. Move a slider, then press Train.")
             self._tabulate()
 
@@ -234,7 +235,6 @@ class TrainingLab(widgets.VBox):
         self.train_button.button_style, self.stop_button.button_style = "", "danger"
         guess, previous = self.guess.value, self.runs[-1] if self.runs else None
         try:
-            self._warm_up.join()
             for number, settings in enumerate(plans, 1):
                 which = f"Run {number} of {len(plans)}: training" if len(plans) > 1 else "Training"
                 self._say(f"{which} with {self._label(settings)}.")
@@ -260,8 +260,10 @@ class TrainingLab(widgets.VBox):
         began, next_frame, records, message = time.perf_counter(), 0.0, None, ""
         chart = self._curves(run)
         self._draw(chart)
+        self._progress(run)
         self.runs.append(run)
         try:
+            self._warm_up.join()
             run.model, records = self._notebook_code(self._make, **run.settings)
             records = iter(records)
             while not halt.is_set() and (record := self._notebook_code(next, records, None)):
@@ -273,11 +275,13 @@ class TrainingLab(widgets.VBox):
                         advice = f"a smaller lr, say {_short(lr / 10)}" if lr else "smaller steps"
                         what = f"{name} is {value} at epoch {record['epoch']}"
                         raise ArithmeticError(f"{what}. Try {advice}")
-                if (now := time.perf_counter()) >= next_frame:
+                if time.perf_counter() >= next_frame:
+                    cost = time.thread_time()
                     self._progress(run)
                     self._draw(chart.show(run.history), describe=not next_frame)
-                    # Draw for at most a fifth of the time, and some 16 frames a second.
-                    next_frame = (end := time.perf_counter()) + max(0.05, 4 * (end - now))
+                    # Draw for at most a fifth of the time, and some 20 frames a second at most.
+                    pause = max(0.04, 4 * (time.thread_time() - cost))
+                    next_frame = time.perf_counter() + pause
         except KeyboardInterrupt:
             halt.set()
         except ArithmeticError as error:

@@ -42,7 +42,7 @@ class Chart(Figure):
     """
 
     def __init__(self, width: float = 9.0, height: float = 4.0, layout: str | None = "constrained"):
-        super().__init__(figsize=(width, height), dpi=150, facecolor="white", layout=layout)
+        super().__init__(figsize=(width, height), dpi=120, facecolor="white", layout=layout)
         FigureCanvasAgg(self)
         self.alt = ""
 

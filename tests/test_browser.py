@@ -93,32 +93,39 @@ def with_a_training_lab():
     return [n for n in names if "TrainingLab(" in (ROOT / "notebooks" / n).read_text("utf-8")]
 
 
-def names_in(source):
-    """The names that a cell uses, and those that it makes or changes."""
-    nodes = list(ast.walk(ast.parse(source)))
-    used, made = {node.id for node in nodes if isinstance(node, ast.Name)}, set()
-    for node in nodes:
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            made.add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            made.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            made |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            made |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-    return used, made
+def names_in(statement):
+    """The names that a statement uses, those it makes, and those it only changes."""
+    used, made, changed = set(), set(), set()
+    for node in ast.walk(statement):
+        store = isinstance(getattr(node, "ctx", None), ast.Store)
+        if isinstance(node, ast.Name):
+            (made if store else used).add(node.id)
+        elif isinstance(node, ast.arg):
+            made.add(node.arg)
+        elif store and isinstance(node, ast.Subscript | ast.Attribute):  # x[0] = ..., x.y = ...
+            changed |= {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):  # what is made inside stays inside
+        return used - made, {statement.name}, set()
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return set(), {(a.asname or a.name).split(".")[0] for a in statement.names}, set()
+    if not isinstance(statement, ast.Assign | ast.AnnAssign):  # a loop may make nothing
+        return used, set(), made | changed
+    return used, made, changed
 
 
 def the_lab_and_what_it_needs(path):
-    """The notebook's labs with the cells that make the names they use, and without outputs."""
-    whole = nbformat.read(path, 4)
+    """The notebook's labs, and of the rest only the statements that make the names they use."""
+    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     kept, needed = [], set()
-    for cell in reversed([cell for cell in whole.cells if cell.cell_type == "code"]):
-        used, made = names_in(cell.source)
-        if re.search(r"\bTrainingLab\(", cell.source) or made & needed:
-            kept.insert(0, cell.source)
-            needed |= used
-    return notebook(*kept)
+    for source in reversed(cells):
+        statements = ast.parse(source).body
+        is_lab = re.search(r"\bTrainingLab\(", source)
+        for statement in reversed(statements):
+            used, made, changed = names_in(statement)
+            if is_lab or (made | changed) & needed:
+                kept.insert(0, ast.unparse(statement))
+                needed = (needed - made) | used
+    return notebook("\n".join(kept))
 
 
 class Server:
@@ -134,6 +141,7 @@ class Server:
         places = {"SETTINGS": "settings", "WORKSPACES": "workspaces"}
         env = os.environ | {f"JUPYTERLAB_{k}_DIR": str(private / v) for k, v in places.items()}
         env |= {f"JUPYTER_{k}_DIR": str(private / k.lower()) for k in ("CONFIG", "RUNTIME")}
+        env["OMP_NUM_THREADS"] = "1"  # threads that wait for one another on a busy machine
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
         self.log = private / "server.log"
         with self.log.open("w") as log:
@@ -194,6 +202,7 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def chromium():
     with sync_playwright() as playwright:
+        expect.set_options(timeout=20 * SECOND)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
