@@ -63,9 +63,9 @@ def test_the_draws_of_a_user_follow_her_posterior(small):
 def test_the_draws_of_the_prior_follow_a_gaussian_process(small, tall):
     train = sparse.csr_array(small.T) if tall else small
     seen = (train.toarray() > 0).astype(float)
-    x = seen / np.maximum(seen.sum(axis=0), 1) ** 0.25
-    x = np.array([row / max(np.linalg.norm(row), 1e-6) for row in x])
-    kernel = x @ x.T + 1
+    x = seen / np.maximum(seen.sum(axis=1, keepdims=True), 1) ** 0.35
+    kernel = x @ x.T
+    kernel = kernel / np.trace(kernel) * len(x) + 1
     n = len(kernel)
     posterior = kernel @ np.linalg.inv(kernel + np.eye(n))  # of a noise as large as Λ⁻¹
     rng = np.random.default_rng(1)
