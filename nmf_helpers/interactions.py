@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PARTS_ABOVE = 2_000_000  # samples; below, everything fits the processor's cache anyway
+N_PARTS = 8
 
 Batch = tuple[tuple[Tensor, Tensor], Tensor]  # ((users, items), values), each (batch,)
 
@@ -154,7 +155,10 @@ class BatchIndices(Sampler[Tensor]):
         self.generator = generator
 
     def __len__(self) -> int:
-        return -(-self.n_samples // self.batch_size)
+        sizes = [self.n_samples]
+        if self.n_samples > PARTS_ABOVE:
+            sizes = [len(range(part, self.n_samples, N_PARTS)) for part in range(N_PARTS)]
+        return sum(-(-size // self.batch_size) for size in sizes)
 
     def __iter__(self) -> Iterator[Tensor]:
         walk = self._parts() if self.n_samples > PARTS_ABOVE else self._shuffled()
@@ -167,20 +171,19 @@ class BatchIndices(Sampler[Tensor]):
             yield torch.from_numpy(np.sort(batch.numpy()))  # ten times as fast as torch's sort
 
     def _parts(self) -> Iterator[Tensor]:
-        """Deal many samples into sixteen parts at random, and walk each part in user order.
+        """Deal many samples into eight parts, and walk each part in user order.
 
-        A batch then touches few users, whose rows are read from memory once instead of fetched
-        a thousand times, and nothing as long as the data is shuffled.
+        Of each eight samples in a row every part gets one, and chance says which. A batch then
+        touches few users, whose rows are read from memory once instead of fetched a thousand
+        times, and nothing as long as the data is shuffled.
         """
-        size = (self.n_samples,)
-        part_of = torch.randint(16, size, generator=self.generator, dtype=torch.uint8)
-        rest = torch.empty(0, dtype=torch.long)
-        for part in range(16):
-            rest = torch.cat([rest, (part_of == part).nonzero().view(-1)])
-            *full, rest = rest.split(self.batch_size)
-            yield from full
-        if len(rest):
-            yield rest
+        n_rows = -(-self.n_samples // N_PARTS)
+        turn = torch.randint(N_PARTS, (n_rows,), generator=self.generator, dtype=torch.uint8)
+        turn[-1] = 0  # the last row may be short: its samples go to the first parts
+        for part in range(N_PARTS):
+            indices = torch.arange(0, n_rows * N_PARTS, N_PARTS)
+            indices += (turn + part) % N_PARTS
+            yield from indices[: len(range(part, self.n_samples, N_PARTS))].split(self.batch_size)
 
 
 def batches(

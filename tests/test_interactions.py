@@ -179,8 +179,8 @@ def test_a_walk_visits_each_index_once(n, batch_size, as_a_large_one):
         if as_a_large_one:
             patch.setattr(interactions, "PARTS_ABOVE", 10)
         parts = list(walk)
+        assert len(walk) == len(parts)
     assert sorted(index for part in parts for index in part.tolist()) == list(range(n))
-    assert len(walk) == len(parts)
     assert all(1 <= len(part) <= batch_size for part in parts)
 
 
@@ -202,10 +202,20 @@ def test_a_batch_is_in_user_order_and_from_all_over():
 
 def test_a_large_walk_goes_part_by_part_in_user_order(monkeypatch):
     monkeypatch.setattr(interactions, "PARTS_ABOVE", 10)
-    walk = torch.cat(list(BatchIndices(16_000, 100, generator())))
+    walk = torch.cat(list(BatchIndices(16_003, 100, generator())))
     starts = (walk.diff() < 0).nonzero().view(-1) + 1  # where the order falls back
-    assert len(starts) == 15
-    assert all(500 < len(part) < 1500 for part in walk.tensor_split(starts))
+    assert [len(part) for part in walk.tensor_split(starts)] == [2001, 2001, 2001] + 5 * [2000]
+
+
+def test_a_large_walk_deals_each_sample_to_any_part(monkeypatch):
+    monkeypatch.setattr(interactions, "PARTS_ABOVE", 10)
+    walk = BatchIndices(1600, 200, generator())
+    counts = np.zeros((1600, 8))
+    for _ in range(200):
+        for part, batch in enumerate(walk):
+            counts[batch, part] += 1
+    counts = counts[:-8]  # the last few are dealt in turn
+    assert chisquare(counts, axis=None, ddof=len(counts) - 1).pvalue > 1e-3
 
 
 def test_a_walk_over_a_shard_stays_in_it(monkeypatch):
