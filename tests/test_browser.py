@@ -280,7 +280,7 @@ def exercise(page, lab):
     assert len(seen) >= 3, "the picture does not move"
     press(lab, "Stop")
     expect(lab).to_contain_text(re.compile("Stopped after|Finished after"))
-    expect(picture).to_have_attribute("title", re.compile(r"^Validation .* at epoch \d+"))
+    expect(picture).to_have_attribute("title", re.compile(r"^(Validation|Test) .* over epoch"))
     expect(lab.locator("table tr")).to_have_count(2)
 
 

@@ -1,6 +1,7 @@
 """Every widget of the training lab, driven through its traits and buttons, without a browser."""
 
 import math
+import re
 import threading
 import time
 
@@ -466,12 +467,13 @@ def test_the_curve_draws_while_it_trains(gated):
     pictures = []
     lab.picture.observe(lambda change: pictures.append(change.new), "value")
     lab.start()
-    for n in range(1, 4):
+    for _ in range(40):  # epochs that follow one another closely share a picture
         notebook.may_go_on.release(1)
-        until(lambda n=n: len(lab.runs and lab.runs[0].history) == n)
-        time.sleep(0.3)
-    until(lambda: len(pictures) >= 3)
-    assert "epoch 3 of 50" in lab.progress.value
+        time.sleep(0.1)
+        if len(pictures) >= 3:
+            break
+    assert len(pictures) >= 3 and lab.training
+    assert re.search(r"epoch [1-9]\d* of 50", lab.progress.value)
 
 
 def test_ghosts_are_labelled_by_what_differs():
