@@ -1,6 +1,6 @@
 """Rebuild notebooks from their .md halves: run every cell, keep ids, write clean outputs.
 
-    python .ci/execute.py [notebooks/02-dot-product-mf.md ...]     all of them when none is named
+python .ci/execute.py [notebooks/02-dot-product-mf.md ...]     all of them when none is named
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def execute(source: Path) -> None:
     if target.exists():  # keeps the ids of cells that stayed
         notebook = combine_inputs_with_outputs(notebook, nbformat.read(target, as_version=4))
     for cell in notebook.cells:
+        cell.metadata.pop("lines_to_next_cell", None)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     start = time.perf_counter()
@@ -45,5 +46,5 @@ def execute(source: Path) -> None:
 
 if __name__ == "__main__":
     folder = Path(__file__).resolve().parent.parent / "notebooks"
-    for path in [Path(name) for name in sys.argv[1:]] or sorted(folder.glob("*.md")):
+    for path in [Path(name) for name in sys.argv[1:]] or sorted(folder.glob("0*.md")):
         execute(path)

@@ -151,7 +151,8 @@ def _work(connection, model, dataset, shard, batch_size, settings, seed) -> None
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent has closed its end, or is gone
     except Exception:
-        connection.send(("error", traceback.format_exc()))
+        with suppress(OSError):  # another worker failed first, and the parent has stopped listening
+            connection.send(("error", traceback.format_exc()))
 
 
 def _told_to_go(connection: Connection) -> bool:

@@ -262,13 +262,12 @@ def train(
             else:
                 optimizer.zero_grad()
                 mean = batch_loss(model, users, items, target, loss)
+                (mean * len(target) if sum_gradients else mean).backward()
+                optimizer.step()
             total += mean.item() * len(target)
             count += len(target)
             if not math.isfinite(total):
                 raise _diverged(f"the training loss became {mean.item()}", epoch)
-            if not fused:
-                (mean * len(target) if sum_gradients else mean).backward()
-                optimizer.step()
         if not count:
             raise ValueError("there is nothing to train on: the batches are empty")
         record: Record = {"epoch": epoch, "train_loss": total / count}

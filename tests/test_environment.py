@@ -10,9 +10,9 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "nbconvert": "nbconvert-core"}
 IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn"}
-COMES_ALONG = {"IPython", "traitlets", "nbformat", "nbconvert", "nbclient"}  # with JupyterLab
+COMES_ALONG = {"IPython", "traitlets"}  # with JupyterLab
 
 
 def specifiers(requirements):
