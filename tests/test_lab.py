@@ -180,18 +180,31 @@ def test_stop_keeps_model_and_history(gated):
     assert notebook.closed == 1
 
 
+class Endless:
+    """An epoch that says when it has begun, and does not end by itself."""
+
+    def __init__(self):
+        self.begun = threading.Event()
+
+    def __call__(self):
+        self.begun.set()
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            pass
+
+
 def test_stop_interrupts_an_epoch_that_takes_long():
+    endless = Endless()
+
     def make(**_):
         def records():
             yield {"epoch": 1, "valid_loss": 1.0}
-            deadline = time.monotonic() + PATIENCE
-            while time.monotonic() < deadline:
-                pass
+            endless()
 
         return "model", records()
 
     lab = TrainingLab(make).start()
-    until(lambda: lab.runs and lab.runs[0].history)
+    assert endless.begun.wait(PATIENCE)
     lab.stop().wait(PATIENCE / 2)
     assert lab.runs[0].state == "stopped" and lab.runs[0].model == "model"
     assert lab.start().training  # and it can train again
@@ -199,13 +212,9 @@ def test_stop_interrupts_an_epoch_that_takes_long():
 
 
 def test_stop_before_the_first_epoch_leaves_no_run():
-    def make(**_):
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            pass
-
-    lab = TrainingLab(make).start()
-    until(lambda: lab.runs)
+    endless = Endless()
+    lab = TrainingLab(lambda **_: endless()).start()
+    assert endless.begun.wait(PATIENCE)
     lab.stop().wait(PATIENCE / 2)
     assert lab.runs == [] and "before the first epoch" in lab.status.value
 
