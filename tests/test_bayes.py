@@ -71,6 +71,7 @@ def test_the_draws_of_the_prior_follow_a_gaussian_process(small, tall):
     rng = np.random.default_rng(1)
     theta = rng.normal(size=(n, 2))
     rows = side(train)
+    np.testing.assert_allclose((rows.q * rows.explained) @ rows.q.T, posterior, atol=1e-9)
     draws = [rows.draw_prior(theta, rng) for _ in range(2500)]
     means = np.array([f for _, f in draws])
     np.testing.assert_allclose(means.mean(axis=0), posterior @ theta, atol=0.06)
@@ -157,6 +158,9 @@ def test_the_training_matrix_is_left_alone_and_its_form_does_not_matter():
     twice = sparse.csr_array(train, copy=True)
     wanted = BayesianMF(**QUICK).fit(train).score_matrix()
     assert (train != twice).nnz == 0
+    split = sparse.csr_array(([2.0, 2.0, 3.0], [0, 0, 1], [0, 3]), shape=(1, 2))
+    BayesianMF(**QUICK).fit(split)
+    assert split.nnz == 3  # the two halves of a rating are still two
     for form in (train.toarray(), train.tocsc(), sparse.csr_matrix(train).astype(np.float32)):
         np.testing.assert_allclose(BayesianMF(**QUICK).fit(form).score_matrix(), wanted, rtol=0.01)
 
