@@ -1,0 +1,1 @@
+"""Measurements of speed, memory and quality; nothing that the course imports."""

@@ -1,0 +1,51 @@
+"""Peak memory of one fit in a process of its own: ``python -m benchmarks.peak "cornac BPR"``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks import peers, splits
+
+
+def peak_mib() -> int:
+    """Return this process's peak memory (on Linux; ru_maxrss would remember the parent's too)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+
+def per_sample() -> None:
+    from benchmarks.per_sample import epochs
+
+    next(epochs(splits.imp10()[0], n_factors=20))
+
+
+def implicit() -> None:
+    from nmf_helpers.recipes import implicit
+
+    implicit(splits.imp10()[0], n_epochs=5)
+
+
+def explicit() -> None:
+    from nmf_helpers.recipes import explicit
+
+    explicit(splits.exp10()[0], n_epochs=5)
+
+
+OURS = {"per sample": per_sample, "ours, implicit()": implicit, "ours, explicit()": explicit}
+
+
+def fit(name: str) -> None:
+    """Fit one of `OURS`, or a peer."""
+    if name in OURS:
+        OURS[name]()
+    elif name in peers.RANKING:
+        peers.RANKING[name](splits.imp10()[0], 1)
+    else:
+        train, test = splits.exp10()
+        peers.RATING[name](train, test.nonzero(), 1)
+
+
+if __name__ == "__main__":
+    fit(sys.argv[1])
+    print(peak_mib())

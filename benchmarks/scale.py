@@ -1,0 +1,116 @@
+"""One epoch of BPR on millions of made-up interactions, ours beside implicit's.
+
+    python -m benchmarks scale --millions 2 5 10 20
+
+Users differ in activity and items in fame by power laws, 138,493 users × 26,744 items as in
+MovieLens 20M; 64 factors. Each run is a process of its own, so that peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+from benchmarks.peak import peak_mib
+
+SHAPE = 138_493, 26_744
+SETTINGS = {"lr": 0.05, "weight_decay": 0.01, "n_factors": 64}
+WAYS = ("fused_bpr", "row_sgd", "implicit BPR")
+
+
+def power_law(n: int, seed: int = 0) -> sp.csr_matrix:
+    """Return n different interactions."""
+    random = np.random.default_rng(seed)
+    activity = np.cumsum(random.lognormal(0, 1.2, SHAPE[0]))
+    fame = np.cumsum(random.permutation((np.arange(SHAPE[1]) + 20.0) ** -1.1))
+    keys = np.zeros(0, np.int64)
+    while len(keys) < n:
+        size = int(1.3 * (n - len(keys))) + 1000
+        users = activity.searchsorted(activity[-1] * random.random(size))
+        items = fame.searchsorted(fame[-1] * random.random(size))
+        keys = np.unique(np.concatenate([keys, users * SHAPE[1] + items]))
+    users, items = np.divmod(np.sort(random.permutation(keys)[:n]), SHAPE[1])
+    return sp.csr_matrix((np.ones(n, np.float32), (users, items)), shape=SHAPE)
+
+
+def run(millions: list[float], threads: int, rounds: int) -> list[dict]:
+    """Measure every way at every size, alternating, and return the rows of a table."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size in millions:
+            path = Path(folder) / f"{size:g}.npz"
+            matrix = power_law(int(size * 1e6))
+            np.savez(path, indices=matrix.indices, indptr=matrix.indptr)
+            del matrix
+            results: dict[str, list[dict]] = {way: [] for way in WAYS}
+            for _ in range(rounds):
+                for way, found in results.items():
+                    found.append(_child(way, path, threads))
+            for way, found in results.items():
+                row = {"interactions": int(size * 1e6), "way": way, "threads": threads}
+                if "skipped" in found[0]:
+                    row |= found[0]
+                else:
+                    row["seconds an epoch"] = round(float(np.median([r["s"] for r in found])), 2)
+                    row["peak MiB"] = max(r["mib"] for r in found)
+                rows.append(row)
+                print(row, flush=True)
+            path.unlink()
+    return rows
+
+
+def _child(way: str, path: Path, threads: int) -> dict:
+    environment = os.environ | {
+        name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    }
+    command = [sys.executable, "-m", "benchmarks.scale", way, str(path), str(threads)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"skipped": done.stderr.strip().splitlines()[-1]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _measure(way: str, path: str, threads: int) -> dict:
+    saved = np.load(path)
+    indices, indptr = saved["indices"], saved["indptr"]
+    train = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=SHAPE)
+    seconds = _implicit(train, threads) if way == "implicit BPR" else _ours(train, way, threads)
+    return {"s": float(np.median(seconds)), "mib": peak_mib()}
+
+
+def _ours(train: sp.csr_matrix, optimizer: str, threads: int) -> list[float]:
+    import torch
+
+    from nmf_helpers.pipeline import Pipeline
+
+    torch.set_num_threads(threads)
+    pipeline = Pipeline(
+        train, loss="bpr", optimizer=optimizer, sparse=True, init_std=0.1, batch_size=4096,
+        n_epochs=2, **SETTINGS,
+    )  # fmt: skip
+    return pipeline.fit().history.column("seconds")
+
+
+def _implicit(train: sp.csr_matrix, threads: int) -> list[float]:
+    from implicit.cpu.bpr import BayesianPersonalizedRanking
+
+    model = BayesianPersonalizedRanking(
+        factors=SETTINGS["n_factors"], learning_rate=SETTINGS["lr"],
+        regularization=SETTINGS["weight_decay"], iterations=2, num_threads=threads,
+        random_state=0,
+    )  # fmt: skip
+    ends = [time.perf_counter()]
+    model.fit(train, show_progress=False, callback=lambda *_: ends.append(time.perf_counter()))
+    return np.diff(ends).tolist()
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
