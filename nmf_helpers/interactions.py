@@ -16,7 +16,7 @@ from nmf_helpers.checks import check_number
 if TYPE_CHECKING:
     import pandas as pd
 
-PARTS_ABOVE = 2_000_000  # samples; below, everything fits the processor's cache anyway
+PARTS_ABOVE = 500_000  # samples; fewer go with so few rows that the cache holds them all
 N_PARTS = 8
 
 Batch = tuple[tuple[Tensor, Tensor], Tensor]  # ((users, items), values), each (batch,)
