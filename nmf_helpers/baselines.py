@@ -50,9 +50,9 @@ class Baseline:
         ValueError
             If there is no rating, or one is NaN or infinite.
         """
+        if np.ndim(train) != 2:  # before the conversion: an older SciPy makes one row of a list
+            raise ValueError(f"train must be a (n_users, n_items) matrix, not {np.ndim(train)}-D")
         train = sparse.csr_array(train, dtype=np.float64)
-        if train.ndim != 2:
-            raise ValueError(f"train must be a (n_users, n_items) matrix, not {train.ndim}-D")
         if not train.nnz:
             raise ValueError("train has no ratings to learn from")
         if not np.isfinite(train.data).all():

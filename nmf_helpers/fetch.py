@@ -8,14 +8,18 @@ ratings are the same verified bytes, and whichever archive came is kept as ``ml-
 import hashlib
 import io
 import os
+import queue
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from http.client import HTTPResponse
 from itertools import compress
 from pathlib import Path, PurePosixPath
+from threading import Thread
 from typing import NamedTuple
 from urllib.request import urlopen
 from zipfile import ZipFile
@@ -27,6 +31,7 @@ URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 URL_SHA256 = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
 WHEEL = "recbole==1.2.1"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
+STALE = 60  # seconds; nobody needs as long to write 5 MB
 RATINGS_SHA256 = "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"
 
 
@@ -75,6 +80,7 @@ def fetch_100k(
         f"pip download {WHEEL}": lambda: pip_download(WHEEL, WHEEL_SHA256),
     }
     failures = []
+    _sweep(path)
     if path.exists():
         try:
             return read_archive(path.read_bytes(), sha256)
@@ -117,7 +123,7 @@ def download(url: str, sha256: str, seconds: float = 120, stall: float = 10) -> 
     """
     deadline = time.monotonic() + seconds
     content = bytearray()
-    with urlopen(url, timeout=stall) as response:
+    with _open(url, seconds, stall) as response:
         size = int(response.headers.get("Content-Length") or 0) or None
         with tqdm(desc="ML-100K", total=size, unit="B", unit_scale=True, leave=False) as bar:
             while chunk := response.read1(1 << 16):
@@ -127,6 +133,30 @@ def download(url: str, sha256: str, seconds: float = 120, stall: float = 10) -> 
                     raise TimeoutError(f"too slow: {len(content)} bytes after {seconds} s")
     _verify(content, sha256, "the download")
     return bytes(content)
+
+
+def _open(url: str, seconds: float, stall: float) -> HTTPResponse:
+    """Open the address within `seconds`: in a thread, to be left behind if need be.
+
+    The time limit of urlopen counts from byte to byte, so it never ends for a server that drips
+    its headers, and not at all while a name is looked up.
+    """
+    answers: queue.SimpleQueue = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(urlopen(url, timeout=stall))
+        except Exception as error:
+            answers.put(error)
+
+    Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"too slow: no answer after {seconds} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def pip_download(requirement: str, sha256: str, seconds: float = 120) -> bytes:
@@ -212,19 +242,29 @@ def _verify(content: bytes, expected: str, what: str) -> None:
 
 def _store(content: bytes, path: Path) -> None:
     """Write under another name, then rename: the file is never there in half."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may write at once
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            part = Path(folder) / path.name
-            part.write_bytes(content)
-            try:
-                os.replace(part, path)
-            except PermissionError:
-                # Windows won't replace a file that another process is reading: but then that
-                # process has one, and we have ours in memory.
-                if not path.exists():
-                    raise
+        part.write_bytes(content)
+        try:
+            os.replace(part, path)
+        except PermissionError:
+            # Windows won't replace a file that another process is reading: but then that
+            # process has one, and we have ours in memory.
+            if not path.exists():
+                raise
     except OSError as error:
         raise _unwritable(path.parent, error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a process that was killed while writing has left behind."""
+    for part in path.parent.glob(f"{path.name}.*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > STALE:
+                part.unlink()
 
 
 def _reason(error: Exception) -> str:

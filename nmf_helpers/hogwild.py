@@ -20,7 +20,7 @@ from torch import nn
 
 from nmf_helpers.checks import check_number
 from nmf_helpers.interactions import Interactions, batches
-from nmf_helpers.training import Record, make_optimizer, train
+from nmf_helpers.training import Diverged, Record, make_optimizer, train
 
 MOST_WORKERS = max(64, os.cpu_count() or 1)  # a slip of the keyboard shall not start thousands
 
@@ -82,6 +82,8 @@ def train_hogwild(
         For settings that cannot work.
     TypeError
         If the model or the loss cannot be sent to another process.
+    Diverged
+        As `nmf_helpers.training.train`.
     WorkerError
         If a worker raises, dies or hangs. The other workers are ended; the model keeps the
         weights it has.
@@ -150,9 +152,11 @@ def _work(connection, model, dataset, shard, batch_size, settings, seed) -> None
             connection.send(("ok", next(records)["train_loss"]))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent has closed its end, or is gone
-    except Exception:
+    except Exception as error:
+        diverged = isinstance(error, Diverged)
+        answer = ("diverged", str(error)) if diverged else ("error", traceback.format_exc())
         with suppress(OSError):  # another worker failed first, and the parent has stopped listening
-            connection.send(("error", traceback.format_exc()))
+            connection.send(answer)
 
 
 def _told_to_go(connection: Connection) -> bool:
@@ -194,6 +198,8 @@ def _receive(worker: _Worker) -> Any:
         status, answer = "gone", None
     if status == "ok":
         return answer
+    if status == "diverged":
+        raise Diverged(answer)
     if status == "error":
         raise WorkerError(f"hogwild worker {worker.rank} failed:\n{answer}")
     patience = time.monotonic() + 5

@@ -38,7 +38,7 @@ class Interactions(Dataset):
     Parameters
     ----------
     matrix : sparse matrix, shape (n_users, n_items)
-        Ratings, or ones for "has interacted".
+        Ratings, or ones for "has interacted". A 0 that is stored is a rating of 0.
     """
 
     def __init__(self, matrix: sp.spmatrix | sp.sparray) -> None:
@@ -72,7 +72,7 @@ class PairwiseInteractions(Interactions):
     Parameters
     ----------
     matrix : sparse matrix, shape (n_users, n_items)
-        The positives.
+        The positives. A 0 that is stored is none, as in the metrics.
     avoid : sparse matrix of the same shape, optional
         More entries that must not be drawn as negatives: the training matrix when `matrix`
         holds the test items.
@@ -91,13 +91,14 @@ class PairwiseInteractions(Interactions):
         avoid: sp.spmatrix | sp.sparray | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(matrix)
+        csr = taken = _without_zeros(checked_csr(matrix))
+        super().__init__(csr)
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
-        csr = taken = checked_csr(matrix)
         if avoid is not None:
+            avoid = _without_zeros(checked_csr(avoid))
             if avoid.shape != taken.shape:
                 raise ValueError(f"avoid has shape {avoid.shape}, the positives {taken.shape}")
-            taken = checked_csr(_pattern(taken) + _pattern(checked_csr(avoid)))
+            taken = checked_csr(_pattern(taken) + _pattern(avoid))
         degree = np.diff(taken.indptr)
         full = np.flatnonzero((degree == self.n_items) & (np.diff(csr.indptr) > 0))
         if len(full):
@@ -206,6 +207,13 @@ def batches(
 def _pattern(csr: sp.csr_matrix) -> sp.csr_matrix:
     """Return ones where the matrix stores an entry, whatever its value."""
     return sp.csr_matrix((np.ones(csr.nnz, np.float32), csr.indices, csr.indptr), csr.shape)
+
+
+def _without_zeros(csr: sp.csr_matrix) -> sp.csr_matrix:
+    if not csr.data.all():
+        csr = csr.copy()
+        csr.eliminate_zeros()
+    return csr
 
 
 def _as_is(batch):

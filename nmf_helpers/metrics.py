@@ -334,9 +334,9 @@ def _predict(
 
 def _entries(matrix: Any, name: str) -> sparse.csr_array:
     """A copy with a one wherever the matrix is not zero."""
+    if np.ndim(matrix) != 2:  # before the conversion: an older SciPy makes one row of a list
+        raise ValueError(f"{name} must be a (n_users, n_items) matrix, not {np.ndim(matrix)}-D")
     matrix = sparse.csr_array(matrix, copy=True)
-    if matrix.ndim != 2:
-        raise ValueError(f"{name} must be a (n_users, n_items) matrix, not {matrix.ndim}-D")
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     if np.isnan(matrix.data).any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import psutil
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
@@ -270,12 +271,12 @@ def _normal(
 ) -> nn.Embedding:
     """Return an embedding that starts from a normal distribution (PyTorch's own is N(0, 1))."""
     check_number("init_std", std, at_least=0)
-    try:
-        embedding = nn.Embedding(n_rows, n_columns, sparse=sparse)
-    except (RuntimeError, TypeError) as error:  # how PyTorch says that memory is short
+    # Asked for more than there is, the system may hand it out, and kill the process on writing.
+    if 4 * n_rows * n_columns > psutil.virtual_memory().available:
         raise ValueError(
             f"{n_rows} × {n_columns} numbers need {n_rows * n_columns / 2**28:.0f} GiB, more than "
             "there is: use a smaller n_factors"
-        ) from error
+        )
+    embedding = nn.Embedding(n_rows, n_columns, sparse=sparse)
     nn.init.normal_(embedding.weight, mean, std)
     return embedding

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import zipfile
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -231,6 +232,24 @@ def test_a_server_that_drips_is_given_up(serve):
     assert hung_up.wait(20)
 
 
+def test_a_server_that_drips_its_headers_is_given_up():
+    def drip():
+        connection, _ = server.accept()
+        with connection, suppress(ConnectionError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not over.wait(0.02):
+                connection.sendall(b"x")
+
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        with pytest.raises(TimeoutError, match=r"too slow: no answer after 0\.3 s"):
+            download(f"http://127.0.0.1:{server.getsockname()[1]}/", SHA256, seconds=0.3)
+        over.set()
+        thread.join()
+
+
 @pytest.fixture
 def index(tmp_path, monkeypatch):
     """Give pip a package index that is a folder, with a tiny package in it."""
@@ -414,7 +433,13 @@ Path.write_bytes = half
     process.kill()
     process.communicate()
     assert not path.exists()
+    (left,) = tmp_path.iterdir()
+    hour_ago = time.time() - 3600
+    os.utime(left, (hour_ago, hour_ago))
+    others = path.with_name(path.name + ".1.part")
+    others.touch()  # of a process that is writing just now
     assert fetch_100k(path, {"the route": grouplens_zip}, SHA256).ratings == RATINGS
+    assert sorted(tmp_path.iterdir()) == [path, others]
 
 
 def test_an_interrupted_download_leaves_the_cache_as_it_was(tmp_path):

@@ -23,6 +23,7 @@ from nmf_helpers.interactions import Interactions, PairwiseInteractions
 from nmf_helpers.losses import bpr_loss
 from nmf_helpers.models import BiasedMF
 from nmf_helpers.pipeline import Pipeline
+from nmf_helpers.training import Diverged
 
 TRAIN, TEST = likes()
 METHODS = sorted(multiprocessing.get_all_start_methods())  # Windows has spawn only
@@ -281,8 +282,8 @@ def test_a_worker_killed_between_epochs_is_reported():
         next(records)
 
 
-def test_divergence_in_a_worker_says_what_to_do():
-    with pytest.raises(WorkerError, match=r"(?s)Diverged.*try a smaller lr"):
+def test_divergence_in_a_worker_is_called_so_and_says_what_to_do():
+    with pytest.raises(Diverged, match=r"in epoch \d+: try a smaller lr"):
         list(hogwild(model(), Interactions(TRAIN), loss=F.mse_loss, lr=1e6, n_epochs=50))
 
 

@@ -122,6 +122,18 @@ def test_items_to_avoid_are_avoided():
         PairwiseInteractions(test, avoid=train[:5])
 
 
+def test_a_zero_that_is_stored_is_no_positive_and_may_be_a_negative():
+    def zeros(row):  # all stored
+        return sp.csr_matrix((np.array(row, float), (np.zeros(3, int), np.arange(3))), shape=(1, 3))
+
+    matrix = zeros([1, 0, 0])
+    dataset = PairwiseInteractions(matrix, avoid=zeros([0, 0, 1]))
+    (_, (positives, negatives)), _ = dataset[torch.zeros(50, dtype=torch.long)]
+    assert len(dataset) == 1 and matrix.nnz == 3
+    assert set(positives.tolist()) == {0} and set(negatives.tolist()) == {1}
+    assert len(Interactions(matrix)) == 3  # but a rating of 0 is a rating
+
+
 def test_entries_to_avoid_may_cancel_out_in_a_sum():
     positive, avoid = sp.csr_matrix([[1.0, 0, 0]]), sp.csr_matrix([[-1.0, 1, 0]])
     dataset = PairwiseInteractions(positive, avoid=avoid)
