@@ -16,6 +16,7 @@ def check_number(
     *,
     at_least: float | None = None,
     above: float | None = None,
+    below: float | None = None,
     at_most: float | None = None,
     whole: bool = False,
 ) -> None:
@@ -23,12 +24,14 @@ def check_number(
     good = isinstance(value, Integral if whole else Real) and math.isfinite(value)
     good = good and (at_least is None or value >= at_least)
     good = good and (above is None or value > above)
+    good = good and (below is None or value < below)
     good = good and (at_most is None or value <= at_most)
     if not good:
-        limits = (("at least", at_least), ("above", above), ("at most", at_most))
-        wanted = " and ".join(f"{word} {limit}" for word, limit in limits if limit is not None)
+        limits = {"at least": at_least, "above": above, "below": below, "at most": at_most}
+        named = [f"{word} {limit}" for word, limit in limits.items() if limit is not None]
         kind = "a whole number" if whole else "a number"
-        raise ValueError(f"{name} must be {kind}, {wanted}, not {value!r}")
+        wanted = ", ".join([kind, " and ".join(named)]) if named else kind
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
 
 
 def check_ids(name: str, ids: np.ndarray, n: int) -> np.ndarray:

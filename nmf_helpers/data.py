@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from nmf_helpers.checks import check_number
 from nmf_helpers.fetch import fetch_100k
 
 COLUMNS = ["userId", "movieId", "rating", "timestamp"]
@@ -56,6 +57,11 @@ def load_ratings(name: str | Path = "latest-small") -> pd.DataFrame:
     F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4),
     2015.
     """
+    if not isinstance(name, str | Path):
+        raise TypeError(
+            f"load_ratings takes a name or the path of a file, not {type(name).__name__}; "
+            "check_ratings(df) checks a table that is loaded already"
+        )
     if name == "latest-small":
         return check_ratings(pd.read_csv(EMBEDDED / name / "ratings.csv.gz"))
     if name == "100k":
@@ -130,8 +136,8 @@ def split_ratings(
     Every row goes to train with probability `train_fraction`, so that the sizes come out near
     that fraction, not exactly at it.
     """
-    if not 0 < train_fraction < 1:
-        raise ValueError(f"train_fraction must lie between 0 and 1, got {train_fraction}")
+    check_number("train_fraction", train_fraction, above=0, below=1)
+    check_number("seed", seed, at_least=0, at_most=2**32 - 1, whole=True)
     # RandomState(seed) draws what np.random.seed(seed); np.random.rand() would, without touching
     # anyone else's random numbers.
     in_train = np.random.RandomState(seed).rand(len(df)) < train_fraction
@@ -251,6 +257,7 @@ def interaction_matrix(
                 )
     values = df["rating"].to_numpy("float32")
     if threshold is not None:
+        check_number("threshold", threshold)
         keep = df["rating"].to_numpy() >= threshold
         if not keep.any():
             raise ValueError(
@@ -287,8 +294,7 @@ def leave_n_out(
     matrix = sparse.csr_matrix(matrix, copy=True)
     matrix.sum_duplicates()
     counts = np.diff(matrix.indptr)  # (n_users,)
-    if n < 1 or n != int(n):
-        raise ValueError(f"n must be a whole number of at least 1, got {n}")
+    check_number("n", n, at_least=1, whole=True)
     if not (counts > n).any():
         most = counts.max(initial=0)
         raise ValueError(

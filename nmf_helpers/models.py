@@ -134,7 +134,7 @@ class BiasedMF(Scorer):
         self.item_factors = _normal(n_items, n_factors, init_mean, init_std, sparse)
         self.user_bias = _normal(n_users, 1, 0.0, 0.0, sparse)
         self.item_bias = _normal(n_items, 1, 0.0, 0.0, sparse)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = _dropout("dropout", dropout)
         self.register_buffer("global_mean", torch.tensor(float(global_mean)))
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
@@ -202,9 +202,9 @@ class CollabFNet(Scorer):
         )
         self.user_factors = _normal(n_users, n_factors, 0.0, init_std)
         self.item_factors = _normal(n_items, n_item_factors, 0.0, init_std)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = _dropout("dropout", dropout)
         self.hidden = nn.Linear(n_factors + n_item_factors, n_hidden)
-        self.hidden_dropout = nn.Dropout(hidden_dropout)
+        self.hidden_dropout = _dropout("hidden_dropout", hidden_dropout)
         self.output = nn.Linear(n_hidden, 1)
         self.biases = biases
         if biases:
@@ -264,6 +264,11 @@ def svd_start(model: Scorer, train: sp.spmatrix, scale: float = 0.1, seed: int =
         # Singular vectors have length 1: bring their entries to size 1, leading ones larger.
         entries = scale * np.sqrt(len(directions)) * directions * s
         table[:, :k] = torch.from_numpy(entries)
+
+
+def _dropout(name: str, p: float) -> nn.Dropout:
+    check_number(name, p, at_least=0, at_most=1)
+    return nn.Dropout(p)
 
 
 def _normal(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -140,6 +141,7 @@ class Pipeline:
         check_number("seed", seed, at_least=0, at_most=2**32 - 1, whole=True)
         if patience is not None:
             check_number("patience", patience, at_least=1, whole=True)
+            check_number("valid_fraction", valid_fraction, above=0, below=1)
         self.batch_size = batch_size
         self.lr, self.weight_decay, self.optimizer = lr, weight_decay, optimizer
         self.lr_schedule = nearest("lr_schedule", lr_schedule, LR_SCHEDULES)
@@ -195,7 +197,8 @@ class Pipeline:
             _, k = scores.parse_metric(metric)
             if k is not None and k > self.n_items:
                 raise ValueError(
-                    f"{metric!r} asks for more than the {self.n_items} items there are"
+                    f"{metric!r} asks for more than the {self.n_items} items there are: "
+                    "choose other metrics"
                 )
 
     def _check_options(self, named: Mapping[str, Any], others: Mapping[str, Any]) -> dict:
@@ -355,6 +358,8 @@ class Pipeline:
             # The same negatives each epoch, so that the curve moves only when the model does.
             loader.generator.manual_seed(self.seed)
             loss = mean_loss(self.model, _OnDevice(loader, self.device), self._loss)
+            if not math.isfinite(loss):  # the weights are numbers still, but too large
+                raise Diverged(f"the {name} loss became {loss}: try a smaller lr (a tenth of it)")
             numbers[f"{name}_loss"] = loss
             if ranking:
                 found = scores.evaluate(self.model, entries, train=known, metrics=ranking)

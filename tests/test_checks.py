@@ -19,6 +19,14 @@ def test_a_number_out_of_range_is_refused_by_name(value):
         check_number("lr", value, above=0, at_most=3)
 
 
+def test_a_number_without_limits_and_one_below_a_limit():
+    check_number("threshold", -3)
+    with pytest.raises(ValueError, match=r"^threshold must be a number, not nan$"):
+        check_number("threshold", math.nan)
+    with pytest.raises(ValueError, match=r"^share must be a number, below 1, not 1$"):
+        check_number("share", 1, below=1)
+
+
 @pytest.mark.parametrize("value", [2.0, 2.5, "2", math.nan])
 def test_a_whole_number_is_an_integer(value):
     check_number("k", np.int32(2), at_least=2, whole=True)

@@ -203,6 +203,12 @@ def test_an_unknown_dataset_suggests_the_nearest(name, near):
             load(name)
 
 
+@pytest.mark.parametrize("given", [None, 5, pd.DataFrame()])
+def test_loading_takes_a_name_or_a_path(given):
+    with pytest.raises(TypeError, match=r"takes a name or the path.*check_ratings"):
+        load_ratings(given)
+
+
 def test_checking_takes_nullable_columns_and_numbers_written_as_text():
     df = pd.DataFrame({"userId": ["7"], "movieId": [2**62 + 1], "rating": ["3.5"]})
     checked = check_ratings(df.astype({"movieId": "Int64"}))
@@ -300,9 +306,9 @@ def test_the_split_is_the_one_of_numpys_global_generator(df, fraction, seed):
     assert valid.equals(df[~mask])
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.5, 80, float("nan")])
+@pytest.mark.parametrize("fraction", [0, 1, -0.5, 80, float("nan"), "0.8", None])
 def test_the_split_refuses_a_fraction_that_leaves_one_side_empty(fraction):
-    with pytest.raises(ValueError, match="train_fraction must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="train_fraction must be a number, above 0 and below 1"):
         split_ratings(ratings([(1, 1, 3.0)]), fraction)
 
 
@@ -340,6 +346,18 @@ def test_encoded_ids_are_the_positions_in_the_matrix():
 def test_the_matrix_refuses_ids_outside_its_shape(row):
     with pytest.raises(ValueError, match=r"Id must lie in 0 \.\.\. \d"):
         interaction_matrix(ratings([(0, 0, 1.0), row]), shape=(2, 3))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", 2**40])
+def test_the_split_refuses_an_impossible_seed(seed):
+    with pytest.raises(ValueError, match="seed must be a whole number, at least 0"):
+        split_ratings(ratings([(1, 1, 3.0)]), seed=seed)
+
+
+@pytest.mark.parametrize("threshold", ["4", float("nan"), float("inf")])
+def test_the_matrix_refuses_an_impossible_threshold(threshold):
+    with pytest.raises(ValueError, match="threshold must be a number, not"):
+        interaction_matrix(ratings([(1, 1, 3.0)]), threshold)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -396,7 +414,7 @@ def test_every_entry_is_as_likely_to_be_held_out_as_any_other():
     assert chi2 < 20.5  # 0.999 quantile of chi-squared with 5 degrees of freedom
 
 
-@pytest.mark.parametrize("n", [0, -1, 2.5])
+@pytest.mark.parametrize("n", [0, -1, 2.5, "3", None, float("inf")])
 def test_holding_out_refuses_an_impossible_n(n):
-    with pytest.raises(ValueError, match="n must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="n must be a whole number, at least 1"):
         leave_n_out(sparse.csr_matrix(np.ones((2, 5))), n)

@@ -346,6 +346,11 @@ def test_a_run_that_diverges_says_so_and_keeps_its_history():
     assert all(np.isfinite(record["train_loss"]) for record in running.history)
 
 
+def test_weights_too_large_to_predict_with_are_a_divergence_too():
+    with pytest.raises(Diverged, match=r"test loss became (inf|nan): try a smaller lr"):
+        build(lr=1e30, batch_size=10**6, n_epochs=1, metrics=()).fit()
+
+
 def test_a_run_that_diverges_goes_back_to_its_best_epoch_if_it_has_one():
     running = build(patience=5)
     records = running.epochs()
@@ -601,7 +606,10 @@ def test_a_read_only_folder_is_reported(tmp_path):
         ({"lr": -0.1}, "lr must be a number, above 0"),
         ({"lr": float("nan")}, "lr must be"),
         ({"weight_decay": -0.1}, "weight_decay must be a number, at least 0"),
-        ({"dropout": 1.5}, "dropout probability"),
+        ({"dropout": 1.5}, "dropout must be a number, at least 0 and at most 1"),
+        ({"dropout": float("nan")}, "dropout must be"),
+        ({"dropout": "0.5"}, "dropout must be"),
+        ({"patience": 1, "valid_fraction": "0.1"}, "valid_fraction must be"),
         ({"patience": 0}, "patience must be"),
         ({"seed": -1}, "seed must be"),
         ({"seed": 2**40}, "seed must be"),
