@@ -72,7 +72,7 @@ def implicit(
         "sparse": True,
         "lr": 0.05,
         "lr_schedule": "linear",
-        "weight_decay": 0.02,
+        "weight_decay": 0.018,
         "loss": "bpr",
         "metrics": ("auc", "precision@5", "ndcg@10"),
         "n_epochs": 100 if n_epochs is None else n_epochs,
