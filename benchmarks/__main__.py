@@ -234,9 +234,15 @@ def conditions() -> dict:
             versions[package] = None
     return {
         "date": time.strftime("%Y-%m-%d"), "cpu": cpu, "cores": os.cpu_count(),
-        "load before": round(os.getloadavg()[0], 1), "python": platform.python_version(),
+        "load before": round(os.getloadavg()[0], 1), "alone on its core": alone(),
+        "python": platform.python_version(),
         "versions": versions,
     }  # fmt: skip
+
+
+def alone() -> bool:
+    """Say whether nothing else can take the processor away (``chrt -r 1 python -m benchmarks``)."""
+    return hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) == os.SCHED_RR
 
 
 def _lines(path: str) -> list[str]:

@@ -1,0 +1,202 @@
+"""Every quality figure of the course, measured here and kept in claims.json.
+
+    python -m benchmarks.claims              measure all of it again and rewrite the file
+    python -m benchmarks.claims implicit     only models whose name contains this
+    python -m benchmarks.claims --tables     write the tables of README.md from the file anew
+
+A claim is one metric of one model on one split: its mean over seeds, and the tolerance that
+follows from their spread. The tables in README and notebooks are made from this file, and
+tests/test_claims.py measures the cheap ones again in another way. Test data only ever judges.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse as sp
+
+from benchmarks import peers, splits
+from nmf_helpers import metrics
+from nmf_helpers.autoencoder import SoftmaxAutoencoder, z_scores
+from nmf_helpers.baselines import EASE, BiasRidge, GlobalMean, Popularity
+from nmf_helpers.bayes import BayesianMF
+from nmf_helpers.pipeline import Pipeline
+from nmf_helpers.recipes import explicit, hogwild, implicit
+
+FILE = Path(__file__).with_name("claims.json")
+README = Path(__file__).parents[1] / "README.md"
+Matrices = tuple[sp.csr_matrix, sp.csr_matrix]
+
+
+@dataclass
+class Model:
+    """A model that claims are made about."""
+
+    name: str
+    fit: Callable[[sp.csr_matrix, int], Any]  # (train, seed) -> anything with predict or scores
+    kind: str  # "rating" or "ranking"
+    seeds: tuple[int, ...] = (0,)
+    by: str = "course"
+
+
+def tutorial_explicit(train: sp.csr_matrix, seed: int) -> Pipeline:
+    """The settings that the tutorial's second half trains ratings with."""
+    return Pipeline(
+        train, n_factors=10, batch_size=1024, dropout=0.02, lr=0.02, weight_decay=0.1,
+        optimizer="adam", init_std=1.0, global_mean=0.0, n_epochs=40, seed=seed,
+    ).fit()  # fmt: skip
+
+
+def tutorial_implicit(train: sp.csr_matrix, seed: int) -> Pipeline:
+    """The settings that it trains rankings with, its sampler mended."""
+    return Pipeline(
+        train, n_factors=20, batch_size=1024, lr=0.2, optimizer="sgd", sparse=True,
+        loss="squared_sigmoid", init_std=1.0, n_epochs=40, seed=seed,
+    ).fit()  # fmt: skip
+
+
+def blend(train: sp.csr_matrix, seed: int) -> np.ndarray:
+    """The softmax autoencoder's and BPR's scores, each made comparable between users, added."""
+    models = SoftmaxAutoencoder(seed=seed).fit(train), implicit(train, seed=seed)
+    return sum(z_scores(model.score_matrix()) for model in models)
+
+
+MODELS = [
+    Model("global mean", lambda train, seed: GlobalMean().fit(train), "rating", by="baseline"),
+    Model("bias ridge", lambda train, seed: BiasRidge().fit(train), "rating", by="baseline"),
+    Model("tutorial's settings", tutorial_explicit, "rating", (0, 1, 2), "tutorial"),
+    Model("explicit()", lambda train, seed: explicit(train, seed=seed), "rating", (0, 1, 2)),
+    Model("Bayesian MF", lambda train, seed: BayesianMF(seed=seed).fit(train), "rating", (0, 1, 2)),
+    *(Model(name, fit, "rating", by="peer") for name, fit in peers.RATING.items()),
+    Model("popularity", lambda train, seed: Popularity().fit(train), "ranking", by="baseline"),
+    Model("EASE", lambda train, seed: EASE().fit(train), "ranking", by="baseline"),
+    Model("tutorial's settings", tutorial_implicit, "ranking", (0, 1, 2), "tutorial"),
+    Model("implicit()", lambda train, seed: implicit(train, seed=seed), "ranking", (0, 1, 2)),
+    Model("hogwild()", lambda train, seed: hogwild(train, seed=seed), "ranking", (0, 1, 2)),
+    Model(
+        "softmax autoencoder",
+        lambda train, seed: SoftmaxAutoencoder(seed=seed).fit(train),
+        "ranking",
+        (0, 1, 2),
+    ),
+    Model("softmax autoencoder + implicit()", blend, "ranking", (0, 1, 2)),
+    *(Model(name, fit, "ranking", by="peer") for name, fit in peers.RANKING.items()),
+]
+SPLITS = {
+    "rating": {"exp10": splits.exp10, "exp8020": splits.exp8020},
+    "ranking": {"imp10": splits.imp10},
+}
+
+
+def measure(model: Model, train: sp.csr_matrix, test: sp.csr_matrix, seed: int) -> dict[str, float]:
+    """Fit one model and return its figures."""
+    if model.kind == "rating":
+        entries = test.tocoo()
+        pairs = entries.row, entries.col
+        if model.by == "peer":
+            predicted = model.fit(train, pairs, 1)
+        else:
+            predicted = model.fit(train, seed).predict(*pairs)
+        return {"rmse": metrics.rmse(predicted, entries.data, clip=(1, 5))}
+    scores = model.fit(train, 1 if model.by == "peer" else seed)
+    figures = metrics.evaluate(scores, test, train, ("ndcg@10", "precision@5", "auc"))
+    return {name: value for name, value in figures.items() if not name.startswith("n_")}
+
+
+def tolerance(values: list[float]) -> float:
+    """Three standard deviations between seeds, at least .0005: what another CPU may change."""
+    spread = 3 * np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return round(max(float(spread), 5e-4), 4)
+
+
+def measure_all(wanted: str, claims: dict[tuple, dict]) -> None:
+    """Measure the models whose name contains `wanted` anew, saving the claims about each."""
+    for model in MODELS:
+        if wanted not in model.name:
+            continue
+        for split, load in SPLITS[model.kind].items():
+            try:
+                found = [measure(model, *load(), seed) for seed in model.seeds]
+            except ImportError as error:
+                print(f"{model.name} on {split}: not measured ({error}); kept as it was")
+                continue
+            for metric in found[0]:
+                each = [round(figures[metric], 5) for figures in found]
+                claim = {
+                    "model": model.name, "by": model.by, "split": split, "metric": metric,
+                    "value": round(float(np.mean(each)), 4), "tolerance": tolerance(each),
+                    "seeds": list(model.seeds), "each": each,
+                }  # fmt: skip
+                before = claims.get(key(claim), {})
+                claims[key(claim)] = claim | {"said": before.get("said", [])}
+                was = before.get("value", "new")
+                print(f"{split} {model.name}: {metric} {claim['value']} (was {was})", flush=True)
+        save(list(claims.values()))
+
+
+def save(claims: list[dict]) -> None:
+    """Write the file: split by split in the order of `MODELS`, one claim a line."""
+    order = [model.name for model in MODELS]
+    claims = sorted(claims, key=lambda c: (c["split"], order.index(c["model"])))  # stable
+    FILE.write_text("[\n" + ",\n".join(json.dumps(claim) for claim in claims) + "\n]\n")
+
+
+def load() -> list[dict]:
+    """Read the file."""
+    return json.loads(FILE.read_text())
+
+
+def key(claim: dict) -> tuple[str, str, str]:
+    return claim["model"], claim["split"], claim["metric"]
+
+
+def table(claims: list[dict], split: str) -> str:
+    """Return the claims about one split as a Markdown table, the best model last."""
+    here = [claim for claim in claims if claim["split"] == split]
+    columns = list(dict.fromkeys(claim["metric"] for claim in here))
+    values = {(claim["model"], claim["metric"]): claim for claim in here}
+    models = sorted({c["model"] for c in here}, key=lambda m: values[m, columns[0]]["value"])
+    models = models[::-1] if columns[0] == "rmse" else models
+    whose = {claim["model"]: claim["by"] for claim in here}
+    lines = [f"| model | from | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
+    for model in models:
+        cells = []
+        for column in columns:
+            claim = values[model, column]
+            spread = f" [{min(claim['each']):.3f}, {max(claim['each']):.3f}]"
+            cells.append(f"{claim['value']:.3f}" + spread * (len(claim["each"]) > 1))
+        lines.append(f"| {model} | {whose[model]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_tables(text: str, claims: list[dict]) -> str:
+    """Return a text with its tables renewed, from <!-- claims SPLIT --> to <!-- end -->."""
+
+    def renewed(block: re.Match) -> str:
+        return f"{block[1]}\n{table(claims, block[2])}\n{block[3]}"
+
+    return re.sub(r"(<!-- claims (\w+) -->)\n.*?(<!-- end -->)", renewed, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.claims", description=__doc__.split("\n")[0])
+    parser.add_argument("model", nargs="?", default="", help="part of a name; all when left out")
+    parser.add_argument("--tables", action="store_true", help="measure nothing, renew the tables")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if not options.tables:
+        measure_all(options.model, {key(claim): claim for claim in load()} if FILE.exists() else {})
+    if README.exists():
+        README.write_text(write_tables(README.read_text(), load()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The figures in benchmarks/claims.json, measured again by other means.
+
+Fitted models are judged here by metrics written out in plain loops and by scikit-learn; baselines
+are fitted here by other methods. Each check of a model must also fail for the baseline.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from scipy.sparse.linalg import lsqr
+from sklearn.metrics import roc_auc_score
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the package
+
+from benchmarks import claims, splits
+from nmf_helpers.recipes import explicit, hogwild, implicit
+
+CLAIMS = {claims.key(claim): claim for claim in claims.load()}
+
+
+@pytest.fixture(scope="module")
+def matrices():
+    torch.set_num_threads(1)
+    return {name: getattr(splits, name)() for name in ("exp10", "exp8020", "imp10")}
+
+
+def claimed(model, split, metric):
+    claim = CLAIMS[model, split, metric]
+    return pytest.approx(claim["value"], abs=claim["tolerance"] + 5e-5)  # it is rounded
+
+
+# --- Metrics, written out ---------------------------------------------------------------------
+
+
+def rmse(predicted, test):
+    errors = np.clip(predicted, 1, 5) - test.tocoo().data
+    return float(np.sqrt(np.mean(errors**2)))
+
+
+def ndcg_at_10_and_auc(scores, train, test):
+    ndcgs, aucs = [], []
+    for user in range(test.shape[0]):
+        relevant = set(test[user].indices)
+        if not relevant:
+            continue
+        candidates = np.setdiff1d(np.arange(test.shape[1]), train[user].indices)
+        aucs.append(roc_auc_score(np.isin(candidates, list(relevant)), scores[user, candidates]))
+        best = candidates[np.argsort(-scores[user, candidates], kind="stable")[:10]]
+        gain = sum(1 / np.log2(place + 2) for place, item in enumerate(best) if item in relevant)
+        ndcgs.append(gain / sum(1 / np.log2(p + 2) for p in range(min(10, len(relevant)))))
+    return np.mean(ndcgs), np.mean(aucs)
+
+
+# --- Baselines, fitted in other ways ----------------------------------------------------------
+
+
+def bias_ridge(train, test, user_reg=5.0, item_reg=3.0):
+    """Least squares with the penalty as extra equations, instead of normal equations."""
+    entries, (n_users, n_items) = train.tocoo(), train.shape
+    ratings, held_out = np.arange(entries.nnz), test.tocoo()
+    shape = entries.nnz, n_users + n_items
+    ones = np.ones(2 * entries.nnz)
+    places = (np.tile(ratings, 2), np.concatenate([entries.row, n_users + entries.col]))
+    penalty = np.sqrt([user_reg] * n_users + [item_reg] * n_items)
+    equations = sp.vstack([sp.csr_matrix((ones, places), shape), sp.diags_array(penalty)])
+    mean = entries.data.mean()
+    wanted = np.concatenate([entries.data - mean, np.zeros(shape[1])])
+    biases = lsqr(equations.tocsr(), wanted, atol=1e-8, btol=1e-8)[0]
+    return mean + biases[held_out.row] + biases[n_users + held_out.col]
+
+
+def popularity(train):
+    return np.tile(train.toarray().sum(0), (train.shape[0], 1))
+
+
+def ease(train, l2=500.0):
+    """Column by column: ridge regression of each item on all the others."""
+    x = train.toarray().astype(np.float64)
+    inverse = np.linalg.inv(x.T @ x + l2 * np.eye(x.shape[1]))
+    return x - x @ (inverse / np.diag(inverse))  # x B, as B = I - P / diag(P)
+
+
+def global_mean(train, test):
+    return np.full(test.nnz, train.data.mean())
+
+
+@pytest.mark.parametrize("split", ["exp10", "exp8020"])
+def test_the_claims_about_rating_baselines(matrices, split):
+    train, test = matrices[split]
+    assert rmse(global_mean(train, test), test) == claimed("global mean", split, "rmse")
+    assert rmse(bias_ridge(train, test), test) == claimed("bias ridge", split, "rmse")
+
+
+@pytest.mark.parametrize(("model", "fit"), [("popularity", popularity), ("EASE", ease)])
+def test_the_claims_about_ranking_baselines(matrices, model, fit):
+    train, test = matrices["imp10"]
+    ndcg, auc = ndcg_at_10_and_auc(fit(train), train, test)
+    # Popularity ties many items; in claims.json ties count by chance, here by item number.
+    assert ndcg == pytest.approx(CLAIMS[model, "imp10", "ndcg@10"]["value"], abs=2e-3)
+    assert auc == claimed(model, "imp10", "auc")
+
+
+# --- Models -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["exp10", "exp8020"])
+def test_the_claim_about_explicit(matrices, split):
+    train, test = matrices[split]
+    entries = test.tocoo()
+    predicted = explicit(train, seed=0).predict(entries.row, entries.col)
+    assert rmse(predicted, test) == claimed("explicit()", split, "rmse")
+    assert rmse(bias_ridge(train, test), test) != claimed("explicit()", split, "rmse")
+
+
+@pytest.fixture(scope="module")
+def alone(matrices):
+    train, test = matrices["imp10"]
+    return ndcg_at_10_and_auc(implicit(train, seed=0).score_matrix(), train, test)
+
+
+def test_the_claim_about_implicit(matrices, alone):
+    train, test = matrices["imp10"]
+    baseline = ndcg_at_10_and_auc(popularity(train), train, test)
+    for metric, found, popular in zip(("ndcg@10", "auc"), alone, baseline, strict=True):
+        assert found == claimed("implicit()", "imp10", metric)
+        assert popular != claimed("implicit()", "imp10", metric)
+
+
+def test_hogwild_is_as_good_as_one_process(matrices, alone):
+    train, test = matrices["imp10"]
+    ndcg, auc = ndcg_at_10_and_auc(hogwild(train, seed=0).score_matrix(), train, test)
+    assert (ndcg, auc) == pytest.approx(alone, rel=0.02)
+    assert ndcg_at_10_and_auc(popularity(train), train, test) != pytest.approx(alone, rel=0.02)
+
+
+# --- The file and the texts that quote it -----------------------------------------------------
+
+
+def test_each_claim_is_the_mean_of_its_seeds_with_a_tolerance_from_their_spread():
+    for claim in CLAIMS.values():
+        assert claim["value"] == pytest.approx(np.mean(claim["each"]), abs=6e-5)
+        assert claim["tolerance"] == claims.tolerance(claim["each"])
+        assert len(claim["each"]) == len(claim["seeds"])
+        if claim["by"] == "course":
+            assert len(claim["seeds"]) >= 3
+
+
+def test_the_course_is_ahead_of_the_baselines_by_more_than_the_tolerance():
+    for (model, split, metric), claim in CLAIMS.items():
+        if claim["by"] != "course":
+            continue
+        baseline = CLAIMS[("bias ridge" if metric == "rmse" else "popularity"), split, metric]
+        assert abs(claim["value"] - baseline["value"]) > 3 * claim["tolerance"], model
+
+
+def test_every_table_is_what_the_file_says():
+    root = Path(__file__).parents[1]
+    texts = [root / "README.md", *root.glob("notebooks/*.md")]
+    for text in (path.read_text(encoding="utf-8") for path in texts if path.exists()):
+        assert claims.write_tables(text, list(CLAIMS.values())) == text
+    stale = "<!-- claims imp10 -->\n| popularity | .999 |\n<!-- end -->"
+    assert claims.write_tables(stale, list(CLAIMS.values())) != stale
+
+
+def test_where_a_claim_is_said_is_a_file_that_has_its_table():
+    root = Path(__file__).parents[1]
+    for (_, split, _), claim in CLAIMS.items():
+        for name in claim["said"]:
+            assert re.search(rf"claims {split}|claims\.json", (root / name).read_text("utf-8"))
