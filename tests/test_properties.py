@@ -1,0 +1,169 @@
+"""The whole way from a raw table to metrics, over odd shapes, against plain loops over raw ids.
+
+Each step has property tests of its own beside its other tests; here they have to fit together.
+"""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_data import tables
+
+from nmf_helpers.data import (
+    check_ratings,
+    encode_column,
+    encode_ratings,
+    interaction_matrix,
+    leave_n_out,
+    split_ratings,
+)
+from nmf_helpers.interactions import PairwiseInteractions
+from nmf_helpers.metrics import evaluate
+from nmf_helpers.pipeline import Pipeline
+
+
+def likes(df, threshold):
+    """The raw (user, movie) pairs that count as positives."""
+    rows = df.itertuples(index=False, name=None)
+    return {(user, movie) for user, movie, rating in rows if rating >= threshold}
+
+
+def by_loops(score, test, train, movies, k):
+    """Mean precision, recall, NDCG at k and AUC over users, from pairs of raw ids."""
+    found = {"precision": [], "recall": [], "ndcg": [], "auc": []}
+    for user in {user for user, _ in test}:
+        candidates = [m for m in movies if (user, m) not in train]
+        ranked = sorted(candidates, key=lambda m: -score[user, m])
+        hits = [(user, m) in test for m in ranked]
+        n_test = sum(hits)
+        found["precision"].append(sum(hits[:k]) / k)
+        found["recall"].append(sum(hits[:k]) / n_test)
+        gain = sum(1 / np.log2(place + 2) for place, hit in enumerate(hits[:k]) if hit)
+        best = sum(1 / np.log2(place + 2) for place in range(min(k, n_test)))
+        found["ndcg"].append(gain / best)
+        pairs = [
+            score[user, good] > score[user, bad]
+            for good in candidates
+            if (user, good) in test
+            for bad in candidates
+            if (user, bad) not in test
+        ]
+        if pairs:
+            found["auc"].append(np.mean(pairs))
+    return {name: np.mean(values) if values else None for name, values in found.items()}
+
+
+@given(tables(min_size=4), st.sampled_from([0.0, 1.0, 3.5]), st.integers(1, 3), st.integers(0, 99))
+@settings(deadline=None, max_examples=200)
+def test_the_way_from_a_table_to_metrics_is_that_of_plain_loops(df, threshold, n, seed):
+    users, movies = list(dict.fromkeys(df["userId"])), list(dict.fromkeys(df["movieId"]))
+    positives = likes(df, threshold)
+    if not positives:
+        with pytest.raises(ValueError, match="no rating reaches the threshold"):
+            interaction_matrix(encode_ratings(df), threshold)
+        return
+    matrix = interaction_matrix(encode_ratings(df), threshold)
+    raw = {(users[u], movies[i]) for u, i in zip(*matrix.nonzero(), strict=True)}
+    assert raw == positives
+    if max(sum(user == u for u, _ in positives) for user in users) <= n:
+        with pytest.raises(ValueError, match="choose a smaller n"):
+            leave_n_out(matrix, n, seed)
+        return
+    train, test = leave_n_out(matrix, n, seed)
+    scores = np.random.default_rng(seed).permutation(matrix.shape[0] * matrix.shape[1])
+    scores = scores.reshape(matrix.shape).astype(float)  # no ties
+    score = {(u, m): scores[i, j] for i, u in enumerate(users) for j, m in enumerate(movies)}
+    known, held_out = (
+        {(users[u], movies[i]) for u, i in zip(*part.nonzero(), strict=True)}
+        for part in (train, test)
+    )
+    expected = by_loops(score, held_out, known, movies, k=1)
+    names = ["precision@1", "recall@1", "ndcg@1"] + ["auc"] * (expected["auc"] is not None)
+    found = evaluate(scores, test, train, metrics=names)
+    for name in names:
+        assert found[name] == pytest.approx(expected[name.split("@")[0]]), name
+    check_the_negatives(train, test, seed)
+
+
+def check_the_negatives(train, test, seed):
+    """No negative of a test item is one the user is known to like."""
+    taken = train.toarray() + test.toarray()
+    full = (taken.all(axis=1) & (test.getnnz(axis=1) > 0)).any()
+    if full:
+        with pytest.raises(ValueError, match="has interacted with all"):
+            PairwiseInteractions(test, avoid=train)
+        return
+    source = torch.Generator().manual_seed(seed)
+    dataset = PairwiseInteractions(test, avoid=train, generator=source)
+    (users, (positives, negatives)), _ = dataset[torch.arange(len(dataset)).repeat(20)]
+    assert test.toarray()[users, positives].all()
+    assert not taken[users, negatives].any()
+
+
+@given(tables(min_size=2), st.floats(0.1, 0.9), st.integers(0, 99))
+@settings(deadline=None)
+def test_what_is_encoded_by_train_can_be_decoded_again(df, fraction, seed):
+    train, valid = split_ratings(df, fraction, seed)
+    if train.empty or valid.empty:
+        return
+    back = {}
+    for column in ("userId", "movieId"):
+        index, _, _ = encode_column(train[column])
+        back[column] = {code: value for value, code in index.items()}
+    encoded = encode_ratings(valid, train)
+    decoded = encoded.assign(**{c: encoded[c].map(back[c]).astype("int64") for c in back})
+    seen = valid["userId"].isin(train["userId"]) & valid["movieId"].isin(train["movieId"])
+    pd.testing.assert_frame_equal(decoded, valid[seen])
+
+
+junk = st.one_of(
+    st.none(), st.text(max_size=3), st.floats(), st.integers(), st.booleans(),
+    st.sampled_from(["3", "nan", "1e400", "2,5", float("inf"), pd.NaT]),
+)  # fmt: skip
+names = st.sampled_from(["userId", "movieId", "rating", "timestamp", "user", "Rating", "", 0])
+
+
+@given(st.dictionaries(names, st.lists(junk, min_size=3, max_size=3)), st.integers(0, 3))
+@settings(deadline=None, max_examples=300)
+def test_whatever_a_table_holds_it_is_read_or_refused_with_a_sentence(columns, n_rows):
+    df = pd.DataFrame(columns)[:n_rows]
+    try:
+        checked = check_ratings(df, "mine.csv")
+    except ValueError as error:
+        assert str(error).startswith("mine.csv: ")
+    else:
+        assert len(checked) == len(df) > 0
+        assert np.isfinite(checked["rating"]).all()
+        assert all(checked[c].dtype == np.int64 for c in checked if c != "rating")
+        assert not checked.duplicated(["userId", "movieId"]).any()
+
+
+@st.composite
+def trainable(draw):
+    """Matrices with empty rows, empty columns, one user, one item, all cells filled."""
+    shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    cells = st.tuples(st.integers(0, shape[0] - 1), st.integers(0, shape[1] - 1))
+    entries = draw(st.lists(cells, unique=True, min_size=1))
+    stars = draw(st.lists(st.floats(0.5, 5), min_size=len(entries), max_size=len(entries)))
+    return sp.csr_matrix((stars, tuple(zip(*entries, strict=True))), shape=shape)
+
+
+@given(trainable(), st.integers(1, 4), st.sampled_from([1, 2, 10**9]), st.sampled_from("mb"))
+@settings(deadline=None, max_examples=25)
+def test_any_matrix_trains_or_is_refused_with_a_sentence(matrix, n_factors, batch_size, loss):
+    loss = {"m": "mse", "b": "bpr"}[loss]
+    pipeline = Pipeline(
+        matrix, loss=loss, n_factors=n_factors, batch_size=batch_size, n_epochs=2, lr=0.001
+    )
+    full = (matrix.getnnz(axis=1) == matrix.shape[1]).any()
+    if loss == "bpr" and full:
+        with pytest.raises(ValueError, match="remove those rows"):
+            pipeline.fit()
+        return
+    scores = pipeline.fit().score_matrix()
+    assert scores.shape == matrix.shape and np.isfinite(scores).all()
+    users, items = np.indices(matrix.shape).reshape(2, -1)
+    np.testing.assert_allclose(pipeline.predict(users, items), scores.ravel(), atol=1e-5)
