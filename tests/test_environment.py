@@ -6,13 +6,20 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jupytext
+import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "nbconvert": "nbconvert-core"}
-IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn"}
-COMES_ALONG = {"IPython", "traitlets"}  # with JupyterLab
+IMPORT_NAMES = {
+    "lightfm-next": "lightfm",
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+    "scikit-surprise": "surprise",
+}
+COMES_ALONG = {"IPython", "traitlets", "jupyter_client", "pip"}  # with JupyterLab and Python
 
 
 def specifiers(requirements):
@@ -43,19 +50,42 @@ def test_every_package_has_a_lower_bound():
         assert ">=" in specifier, name
 
 
-def test_every_import_of_the_package_is_listed():
-    listed = {IMPORT_NAMES.get(n, n) for n in specifiers(PROJECT["dependencies"])} | COMES_ALONG
-    for path in (ROOT / "nmf_helpers").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [node.module]
-            for name in names:
-                top = name.split(".")[0]
-                known = top in listed or top == "nmf_helpers" or top in sys.stdlib_module_names
-                assert known, f"{path.name} imports {name}, which pyproject.toml does not list"
+def imports(source):
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+def sources(folder):
+    """Python files, and the code of notebooks."""
+    for path in (ROOT / folder).rglob("*.py"):
+        yield path.name, path.read_text(encoding="utf-8")
+    for path in (ROOT / folder).glob("0*.md"):
+        cells = jupytext.read(path).cells
+        yield path.name, "\n".join(c.source for c in cells if c.cell_type == "code")
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [
+        ("nmf_helpers", []),
+        ("notebooks", []),
+        ("tests", ["test", "browser"]),
+        (".ci", ["test"]),
+        ("benchmarks", ["test", "browser", "bench"]),
+    ],
+)
+def test_every_import_is_listed(folder, extras):
+    optional = PROJECT["optional-dependencies"]
+    wanted = specifiers(PROJECT["dependencies"] + [r for e in extras for r in optional[e]])
+    ours = {path.stem for place in (folder, "tests") for path in (ROOT / place).glob("*.py")}
+    ours |= {"nmf_helpers", "benchmarks"}
+    known = {IMPORT_NAMES.get(n, n) for n in wanted} | ours | COMES_ALONG | sys.stdlib_module_names
+    for name, source in sources(folder):
+        unlisted = set(imports(source)) - known
+        assert not unlisted, f"{name} imports {unlisted}, which pyproject.toml does not list"
 
 
 def test_importing_the_package_is_light():
