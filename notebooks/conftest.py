@@ -1,8 +1,12 @@
-"""Before the notebooks are tested: have the data, so that no progress bar joins the outputs."""
+"""Before the notebooks are tested: one thread each, and the data, so that no bar gets between."""
 
+import os
 import warnings
 
 from nmf_helpers.fetch import FetchError, fetch_100k
+
+# Steps this small gain little from a second thread, and on a busy machine they wait for it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_sessionstart(session):
