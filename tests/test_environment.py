@@ -63,8 +63,8 @@ def sources(folder):
     for path in (ROOT / folder).rglob("*.py"):
         yield path.name, path.read_text(encoding="utf-8")
     for path in (ROOT / folder).glob("0*.md"):
-        cells = jupytext.read(path).cells
-        yield path.name, "\n".join(c.source for c in cells if c.cell_type == "code")
+        code = [c.source for c in jupytext.read(path).cells if c.cell_type == "code"]
+        yield path.name, "\n".join(c for c in code if not c.startswith("%%"))  # a shell's
 
 
 @pytest.mark.parametrize(
