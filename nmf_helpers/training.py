@@ -272,7 +272,9 @@ def train(
             raise ValueError("there is nothing to train on: the batches are empty")
         record: Record = {"epoch": epoch, "train_loss": total / count}
         seconds = time.perf_counter() - start
-        if not all(weight.isfinite().all() for weight in model.parameters()):
+        # Summed, not weight.isfinite(): that compares each number with itself, and takes one that
+        # another hogwild worker changes between the two looks for NaN.
+        if not all(math.isfinite(weight.sum().item()) for weight in model.parameters()):
             raise _diverged("weights became NaN or infinite", epoch)
         model.eval()
         if evaluate is not None:
