@@ -90,12 +90,7 @@ def hogwild(
     n_epochs: int | None = None,
     **changes: Any,
 ) -> Pipeline:
-    """Fit the `implicit` recipe in several processes that share one set of weights.
-
-    The batches are smaller: a worker that the machine holds up in the middle of a step adds that
-    step late, to weights that have moved on, and a large late step can throw training off.
-    """
-    changes = {"batch_size": 512} | changes
+    """Fit the `implicit` recipe in several processes that share one set of weights."""
     return implicit(train, test, seed=seed, n_epochs=n_epochs, n_workers=n_workers, **changes)
 
 
