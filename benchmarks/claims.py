@@ -2,7 +2,7 @@
 
     python -m benchmarks.claims              measure all of it again and rewrite the file
     python -m benchmarks.claims implicit     only models whose name contains this
-    python -m benchmarks.claims --tables     write the tables of README.md from the file anew
+    python -m benchmarks.claims --tables     write the tables of README and notebooks anew
 
 A claim is one metric of one model on one split: its mean over seeds, and the tolerance that
 follows from their spread. The tables in README and notebooks are made from this file, and
@@ -32,7 +32,7 @@ from nmf_helpers.pipeline import Pipeline
 from nmf_helpers.recipes import explicit, hogwild, implicit
 
 FILE = Path(__file__).with_name("claims.json")
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 Matrices = tuple[sp.csr_matrix, sp.csr_matrix]
 
 
@@ -194,8 +194,11 @@ def main() -> None:
     torch.set_num_threads(1)
     if not options.tables:
         measure_all(options.model, {key(claim): claim for claim in load()} if FILE.exists() else {})
-    if README.exists():
-        README.write_text(write_tables(README.read_text(), load()))
+    for path in (ROOT / "README.md", *ROOT.glob("notebooks/0*.md")):
+        old = path.read_text(encoding="utf-8")
+        new = write_tables(old, load())
+        if new != old:
+            path.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":
