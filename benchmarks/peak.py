@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from benchmarks import peers, splits
-
-
-def peak_mib() -> int:
-    """Return this process's peak memory (on Linux; ru_maxrss would remember the parent's too)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+from benchmarks.scale import peak_mib
 
 
 def per_sample() -> None:

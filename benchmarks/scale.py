@@ -19,8 +19,6 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from benchmarks.peak import peak_mib
-
 SHAPE = 138_493, 26_744
 SETTINGS = {"lr": 0.05, "weight_decay": 0.01, "n_factors": 64}
 WAYS = ("fused_bpr", "row_sgd", "implicit BPR")
@@ -84,6 +82,12 @@ def _measure(way: str, path: str, threads: int) -> dict:
     train = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=SHAPE)
     seconds = _implicit(train, threads) if way == "implicit BPR" else _ours(train, way, threads)
     return {"s": float(np.median(seconds)), "mib": peak_mib()}
+
+
+def peak_mib() -> int:
+    """Return this process's peak memory (on Linux; ru_maxrss would remember the parent's too)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
 def _ours(train: sp.csr_matrix, optimizer: str, threads: int) -> list[float]:
