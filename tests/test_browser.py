@@ -302,6 +302,7 @@ def test_everything_in_a_lab_works_by_keyboard(page, server):
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")  # twice: still a single run
     expect(lab).to_contain_text("lr 0.0321")
+    expect(lab).to_contain_text(re.compile(r"epoch [1-9]\d* of"))  # there is something to stop
     page.keyboard.press("Tab")  # from Train to Stop
     expect(lab.locator("button.jupyter-button", has_text="Stop")).to_be_focused()
     page.keyboard.press("Space")
