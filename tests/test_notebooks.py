@@ -172,6 +172,13 @@ def test_a_notebook_starts_from_nothing(source):
 
 
 @each
+def test_a_notebook_that_trains_keeps_to_one_thread(source):
+    """On a busy laptop a second one makes it four times as slow: threads wait by spinning."""
+    first = code_cells(source)[0].source
+    assert ("import torch" in first) == ("torch.set_num_threads(1)" in first)
+
+
+@each
 def test_links_between_notebooks_lead_somewhere(source):
     for target in re.findall(r"\]\(([^)#:]+)\)", source.read_text("utf-8")):
         assert (FOLDER / target).exists(), target
