@@ -257,10 +257,10 @@ def svd_start(model: Scorer, train: sp.spmatrix, scale: float = 0.1, seed: int =
     if k < 1:
         return  # a single user or item has no directions
     start = np.random.default_rng(seed).standard_normal(min(filled.shape))
-    u, s, vt = svds(
-        weight_users @ filled @ weight_items, k=k, v0=start
-    )  # (users, k) (k,) (k, items)
-    for table, directions in zip(tables, (u, vt.T), strict=True):
+    u, s, vt = svds(weight_users @ filled @ weight_items, k=k, v0=start)
+    # The sign of a pair of vectors is a matter of chance: turn each user's leading entry positive.
+    signs = np.sign(u[np.abs(u).argmax(0), np.arange(k)])  # (k,)
+    for table, directions in zip(tables, (u * signs, vt.T * signs), strict=True):  # (rows, k)
         # Singular vectors have length 1: bring their entries to size 1, leading ones larger.
         entries = scale * np.sqrt(len(directions)) * directions * s
         table[:, :k] = torch.from_numpy(entries)

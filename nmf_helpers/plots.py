@@ -260,7 +260,8 @@ class LossCurves(Chart):
             f"{_movement(first[self.metric], last[self.metric], number)}"
         )
         text += f" over epochs {first['epoch']:.0f} to {last['epoch']:.0f}"
-        if self.part != "test":
+        # A test score isn't picked; and of two that print alike, which is lower is chance.
+        if self.part != "test" and number(best[self.metric]) != number(last[self.metric]):
             text += f", {extreme} {number(best[self.metric])} at epoch {best['epoch']:.0f}"
         if self.train_metric and np.isfinite(last.get(self.train_metric, np.nan)):
             text += f"; training {self.quantity} ends at {number(last[self.train_metric])}"
@@ -372,13 +373,13 @@ def learned_biases(
 def project(vectors: np.ndarray) -> np.ndarray:
     """The two directions in which `vectors`, shape (n, k), vary most: shape (n, 2).
 
-    Principal components. Each is turned so that its largest weight is positive, as the sign is
-    otherwise a matter of chance.
+    Principal components. Each is turned so that the row farthest out is on the positive side, as
+    the sign is otherwise a matter of chance.
     """
     centred = vectors - vectors.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)  # rows of (k, k), strongest first
-    axes = axes[:2] * np.sign(axes[np.arange(2), np.abs(axes[:2]).argmax(1)])[:, None]
-    return centred @ axes.T  # (n, 2)
+    points = centred @ axes[:2].T  # (n, 2)
+    return points * np.sign(points[np.abs(points).argmax(0), [0, 1]])
 
 
 def factor_map(

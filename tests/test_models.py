@@ -211,6 +211,8 @@ def test_the_svd_start_is_numpys_svd_of_who_rated_what():
     expected = size * (u[:, :4] * s[:4] ** 2) @ v[:4]
     product = (model.user_factors.weight @ model.item_factors.weight.T).detach().numpy()
     np.testing.assert_allclose(product, expected, atol=1e-4)
+    table = model.user_factors.weight.detach()
+    assert (table.max(0).values > -table.min(0).values).all()  # one sign, whoever solves it
 
 
 def test_the_svd_start_leaves_the_factors_that_a_small_matrix_cannot_fill():
