@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 INK, FAINT = "#222222", "#8A8A8A"
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = COLOURS = (
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
 )  # fmt: skip
 BASELINES = ["-.", (0, (1, 2)), (0, (8, 2, 1, 2, 1, 2))]
@@ -142,7 +142,7 @@ class LossCurves(Chart):
         # The test part is looked at, not chosen by: no epoch of it is called the best.
         self.part = "test" if metric.startswith("test") else "validation"
         moving = {"animated": True, "zorder": 3}
-        (self.train,) = ax.plot([], [], "--", color=VERMILLION, lw=2, **moving)
+        (self.train,) = ax.plot([], [], "--", color=VERMILION, lw=2, **moving)
         (self.valid,) = ax.plot([], [], "-", color=BLUE, lw=2.4, **moving)
         (self.best,) = ax.plot([], [], "D", color=BLUE, ms=8, mec="white", **moving)
         self.note = ax.annotate(
@@ -330,10 +330,10 @@ def sparsity(matrix, *, n_users: int = 150, n_items: int = 300) -> Chart:
     half = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1
     style(right, xlabel="films, most rated first", ylabel="ratings of the film", yscale="log")
     right.plot(np.arange(1, len(counts) + 1), counts, color=BLUE, lw=2.4)
-    right.axvline(half, color=VERMILLION, ls="--", lw=1.6)
+    right.axvline(half, color=VERMILION, ls="--", lw=1.6)
     right.text(
         half, counts[0], f" half of all ratings\n went to {_count(half, 'film')}",
-        color=VERMILLION, fontsize=11, va="top", path_effects=HALO,
+        color=VERMILION, fontsize=11, va="top", path_effects=HALO,
     )  # fmt: skip
     density = matrix.nnz / np.prod(matrix.shape)
     chart.alt = (
@@ -357,7 +357,7 @@ def learned_biases(
     ax = style(chart.subplots(), xlabel=xlabel)
     for row, item in enumerate(shown):
         up = biases[item] > 0
-        colour, marker = (BLUE, "o") if up else (VERMILLION, "s")
+        colour, marker = (BLUE, "o") if up else (VERMILION, "s")
         ax.plot([0, biases[item]], [row, row], color=colour, lw=1.6)
         ax.plot(biases[item], row, marker, color=colour, ms=8)
     ax.axvline(0, color=INK, lw=1)
