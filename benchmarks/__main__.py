@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import peak, peers, per_sample, scale, splits
+from benchmarks import peak, peers, per_sample, scale, splits, tables
 from nmf_helpers import metrics
 from nmf_helpers.baselines import EASE, BiasRidge, Popularity
 from nmf_helpers.pipeline import Pipeline
@@ -289,6 +289,7 @@ def main() -> None:
             print_table(f"{key}: {(PARTS.get(part) or scale.run).__doc__}", result["rows"])
             results[key] = result
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    tables.write_all()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
     python -m benchmarks.claims              measure all of it again and rewrite the file
     python -m benchmarks.claims implicit     only models whose name contains this
-    python -m benchmarks.claims --tables     write the tables of README and notebooks anew
 
 A claim is one metric of one model on one split: its mean over seeds, and the tolerance that
 follows from their spread. The tables in README and notebooks are made from this file, and
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ import numpy as np
 import torch
 from scipy import sparse as sp
 
-from benchmarks import peers, splits
+from benchmarks import peers, splits, tables
 from nmf_helpers import metrics
 from nmf_helpers.autoencoder import SoftmaxAutoencoder, z_scores
 from nmf_helpers.baselines import EASE, BiasRidge, GlobalMean, Popularity
@@ -32,7 +30,6 @@ from nmf_helpers.pipeline import Pipeline
 from nmf_helpers.recipes import explicit, hogwild, implicit
 
 FILE = Path(__file__).with_name("claims.json")
-ROOT = Path(__file__).parents[1]
 Matrices = tuple[sp.csr_matrix, sp.csr_matrix]
 
 
@@ -158,47 +155,13 @@ def key(claim: dict) -> tuple[str, str, str]:
     return claim["model"], claim["split"], claim["metric"]
 
 
-def table(claims: list[dict], split: str) -> str:
-    """Return the claims about one split as a Markdown table, the best model last."""
-    here = [claim for claim in claims if claim["split"] == split]
-    columns = list(dict.fromkeys(claim["metric"] for claim in here))
-    values = {(claim["model"], claim["metric"]): claim for claim in here}
-    models = sorted({c["model"] for c in here}, key=lambda m: values[m, columns[0]]["value"])
-    models = models[::-1] if columns[0] == "rmse" else models
-    whose = {claim["model"]: claim["by"] for claim in here}
-    lines = [f"| model | from | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
-    for model in models:
-        cells = []
-        for column in columns:
-            claim = values[model, column]
-            spread = f" [{min(claim['each']):.3f}, {max(claim['each']):.3f}]"
-            cells.append(f"{claim['value']:.3f}" + spread * (len(claim["each"]) > 1))
-        lines.append(f"| {model} | {whose[model]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def write_tables(text: str, claims: list[dict]) -> str:
-    """Return a text with its tables renewed, from <!-- claims SPLIT --> to <!-- end -->."""
-
-    def renewed(block: re.Match) -> str:
-        return f"{block[1]}\n{table(claims, block[2])}\n{block[3]}"
-
-    return re.sub(r"(<!-- claims (\w+) -->)\n.*?(<!-- end -->)", renewed, text, flags=re.DOTALL)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.claims", description=__doc__.split("\n")[0])
     parser.add_argument("model", nargs="?", default="", help="part of a name; all when left out")
-    parser.add_argument("--tables", action="store_true", help="measure nothing, renew the tables")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if not options.tables:
-        measure_all(options.model, {key(claim): claim for claim in load()} if FILE.exists() else {})
-    for path in (ROOT / "README.md", *ROOT.glob("notebooks/0*.md")):
-        old = path.read_text(encoding="utf-8")
-        new = write_tables(old, load())
-        if new != old:
-            path.write_text(new, encoding="utf-8")
+    measure_all(options.model, {key(claim): claim for claim in load()} if FILE.exists() else {})
+    tables.write_all()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,131 @@
+"""The tables of README and notebooks, made from claims.json and results.json.
+
+    python -m benchmarks.tables
+
+A table stands between <!-- claims SPLIT --> or <!-- speed --> and <!-- end -->. `benchmarks` and
+`benchmarks.claims` renew them after measuring; tests/test_claims.py finds a stale one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TEXTS = [HERE.parent / "README.md", *sorted((HERE.parent / "notebooks").glob("0*.md"))]
+
+
+def write_all() -> None:
+    """Renew the tables in all texts."""
+    claims, results = (
+        json.loads((HERE / name).read_text()) for name in ("claims.json", "results.json")
+    )
+    for path in TEXTS:
+        old = path.read_text(encoding="utf-8")
+        new = renewed(old, claims, results)
+        if new != old:
+            path.write_text(new, encoding="utf-8")
+
+
+def renewed(text: str, claims: list[dict], results: dict) -> str:
+    """Return a text with its tables made anew."""
+
+    def block(match: re.Match) -> str:
+        start, kind, split, end = match.groups()
+        table = quality(claims, split) if kind == "claims" else speed(results)
+        return f"{start}\n{table}\n{end}"
+
+    pattern = r"(<!-- (claims|speed) ?(\w*) -->)\n.*?(<!-- end -->)"
+    return re.sub(pattern, block, text, flags=re.DOTALL)
+
+
+def quality(claims: list[dict], split: str) -> str:
+    """Return the claims about one split as a Markdown table, the best model last."""
+    here = [claim for claim in claims if claim["split"] == split]
+    columns = list(dict.fromkeys(claim["metric"] for claim in here))
+    values = {(claim["model"], claim["metric"]): claim for claim in here}
+    models = sorted({c["model"] for c in here}, key=lambda m: values[m, columns[0]]["value"])
+    models = models[::-1] if columns[0] == "rmse" else models
+    whose = {claim["model"]: claim["by"] for claim in here}
+    rows = []
+    for model in models:
+        cells = []
+        for column in columns:
+            claim = values[model, column]
+            spread = f" [{min(claim['each']):.3f}, {max(claim['each']):.3f}]"
+            cells.append(f"{claim['value']:.3f}" + spread * (len(claim["each"]) > 1))
+        rows.append([model, whose[model], *cells])
+    return markdown(["model", "from", *columns], rows)
+
+
+def speed(results: dict) -> str:
+    """Return what was timed, on one thread, as a Markdown table."""
+
+    def found(part: str, name: str, quantity: str = "seconds") -> float:
+        rows = results[f"{part}, 1 thread"]["rows"]
+        return next(row[quantity] for row in rows if name in (*row.values(),))
+
+    def against(what: str, other: str, theirs: float, ours: float, unit: str) -> list[str]:
+        both = (f"{x:,.0f} {unit}" if x >= 100 else f"{x:.2g} {unit}" for x in (theirs, ours))
+        return [what, f"{other}, {next(both)}", next(both), f"{theirs / ours:,.3g}"]
+
+    sample = found("epoch", "per sample, batch 1024", "ms")
+    rows = [
+        against(
+            f"an epoch of BPR, {how}", "one sample at a time", sample,
+            found("epoch", f"ours, {name}", "ms"), "ms",
+        )
+        for how, name in (
+            ("DataLoader and autograd, batch 1024", "autograd, batch 1024"),
+            ("DataLoader and autograd, batch 4096", "autograd, batch 4096"),
+            ("DataLoader and autograd, batch 8192", "autograd, batch 8192"),
+            ("gradient by hand, batch 8192", "by hand, batch 8192"),
+        )
+    ]  # fmt: skip
+    rows.append(
+        against(
+            "AUC and precision of all users", "one user at a time with scikit-learn",
+            found("evaluation", "per user, roc_auc_score", "ms"),
+            found("evaluation", "ours, AUC and P@5", "ms"), "ms",
+        )
+    )  # fmt: skip
+    to_cornac = "to the ndcg@10 of cornac BPR"
+    for way in ("quick setting", "recipe implicit()"):
+        rows.append(
+            against(
+                f"to the nDCG@10 of cornac's BPR, {way}", "cornac", found("ranking", "cornac BPR"),
+                found("ranking", f"ours, {way}, {to_cornac}"), "s",
+            )
+        )  # fmt: skip
+    rows.append(
+        against(
+            "to the RMSE of tuned Surprise SVD, recipe explicit()", "Surprise",
+            found("rating", "Surprise SVD"),
+            found("rating", "ours, recipe explicit(), to the rmse of Surprise SVD"), "s",
+        )
+    )  # fmt: skip
+    large = {
+        row["way"]: row
+        for row in results["scale, 1 thread"]["rows"]
+        if row["interactions"] == 20_000_000
+    }
+    for how, way in (("gradient by hand", "fused_bpr"), ("autograd", "row_sgd")):
+        rows.append(
+            against(
+                f"an epoch of 20 million interactions, 64 factors, {how}, "
+                f"{large[way]['peak MiB']} MiB",
+                f"implicit's BPR, {large['implicit BPR']['peak MiB']} MiB",
+                large["implicit BPR"]["seconds an epoch"], large[way]["seconds an epoch"], "s",
+            )
+        )  # fmt: skip
+    return markdown(["what", "compared with", "here", "times faster"], rows)
+
+
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
+
+
+if __name__ == "__main__":
+    write_all()
