@@ -1,5 +1,7 @@
 """Rebuild notebooks from their .md halves: run every cell, keep ids, write clean outputs.
 
+Every cell gets its slide type by rule.
+
 python .ci/execute.py [notebooks/02-dot-product-mf.md ...]     all of them when none is named
 """
 
@@ -13,6 +15,8 @@ import jupytext
 import nbformat
 from jupytext.combine import combine_inputs_with_outputs
 from nbclient import NotebookClient
+
+from nmf_helpers.publish import slide_types
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -38,6 +42,8 @@ def execute(source: Path) -> None:
         kernel_name="python3",
         resources={"metadata": {"path": str(source.parent)}},
     ).execute()
+    for cell, kind in zip(notebook.cells, slide_types(notebook.cells), strict=True):
+        cell.metadata["slideshow"] = {"slide_type": kind}
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat_minor = 5
     nbformat.write(notebook, target)

@@ -2,13 +2,14 @@
 
     python -m benchmarks.tables
 
-A table stands between <!-- claims SPLIT --> or <!-- speed --> and <!-- end -->. `benchmarks` and
-`benchmarks.claims` renew them after measuring; tests/test_claims.py finds a stale one.
+A table stands between <!-- claims SPLIT -->, <!-- speed --> or <!-- hogwild --> and <!-- end -->.
+`benchmarks` and `benchmarks.claims` renew them after measuring, and a test finds a stale one.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -33,10 +34,11 @@ def renewed(text: str, claims: list[dict], results: dict) -> str:
 
     def block(match: re.Match) -> str:
         start, kind, split, end = match.groups()
-        table = quality(claims, split) if kind == "claims" else speed(results)
+        made = {"speed": speed, "hogwild": hogwild}
+        table = quality(claims, split) if kind == "claims" else made[kind](results)
         return f"{start}\n{table}\n{end}"
 
-    pattern = r"(<!-- (claims|speed) ?(\w*) -->)\n.*?(<!-- end -->)"
+    pattern = r"(<!-- (claims|speed|hogwild) ?(\w*) -->)\n.*?(<!-- end -->)"
     return re.sub(pattern, block, text, flags=re.DOTALL)
 
 
@@ -120,6 +122,35 @@ def speed(results: dict) -> str:
             )
         )  # fmt: skip
     return markdown(["what", "compared with", "here", "times faster"], rows)
+
+
+def hogwild(results: dict) -> str:
+    """Return when two workers are ahead of one process, as a Markdown table."""
+    rows = []
+    for alone in results["scale, 1 thread"]["rows"]:
+        size = alone["interactions"]
+        both = [
+            row
+            for row in results["scale, 1 thread"]["rows"]
+            if row["interactions"] == size and row["way"] == "fused_bpr, 2 workers"
+        ]
+        if alone["way"] != "fused_bpr" or not both:
+            continue
+        (two,) = both
+        saved = alone["seconds an epoch"] - two["seconds an epoch"]
+        start = two["start seconds"] - alone["start seconds"]
+        ahead = f"{math.floor(start / saved) + 1}" if saved > 0 else "never"
+        rows.append(
+            [f"{size:,}"]
+            + [f"{row['seconds an epoch']:.2f} s" for row in (alone, two)]
+            + [f"{two['start seconds']:.1f} s", ahead]
+            + [f"{row['train loss']:.3f}" for row in (alone, two)]
+        )
+    columns = [
+        "interactions", "an epoch, one process", "an epoch, two workers", "to start them",
+        "ahead after epoch", "loss after three, one", "two",
+    ]  # fmt: skip
+    return markdown(columns, rows)
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> str:

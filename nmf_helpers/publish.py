@@ -1,10 +1,9 @@
 """Make from the notebooks what a class needs: a folder to hand out, and slides to project.
 
-Slides follow from the notebook by rule, so that nobody keeps a second copy: each heading ``##``
-begins a slide, a prediction ends one (the answer is on the next), and what doesn't fit goes on.
-Code of up to `SHORT` lines is shown, of longer cells only what they print. The exercises are left
-to the notebook. A cell's slideshow metadata ("slide", "skip") has the last word. A deck is one
-HTML file with pictures, formulas and keys inside: it needs no network and no installation.
+Each cell's slideshow metadata says whether a slide begins there, or that it is skipped; JupyterLab
+shows and changes it. It is filled in by rule (`slide_types`) when a notebook is rebuilt. A deck is
+one HTML file with pictures, formulas and keys inside: unlike nbconvert's, which loads reveal.js, it
+needs no network. Code of up to `SHORT` lines is shown, of longer cells only what they print.
 """
 
 import html
@@ -83,23 +82,38 @@ def slides(target: str | Path = "slides", source: str | Path | None = None) -> l
 def split_slides(cells: list) -> Iterator[list]:
     """Yield the cells of one slide after the other."""
     slide: list = []
-    heading, asked = "", False
-    for cell in cells:
-        wish = cell.metadata.get("slideshow", {}).get("slide_type")
-        found = re.search(r"^#+ (.+)", cell.source) if cell.cell_type == "markdown" else None
-        heading = found[1] if found else heading
-        if wish in ("skip", "notes") or _left_out(cell):
+    for cell, kind in zip(cells, slide_types(cells), strict=True):
+        kind = cell.metadata.get("slideshow", {}).get("slide_type") or kind
+        if kind in ("skip", "notes") or LEFT_OUT & set(cell.metadata.get("tags", ())):
             continue
-        if wish is None and (heading == "Exercises" or not _cell_html(cell)):
-            continue
-        full = sum(map(_height, [*slide, cell])) > HEIGHT
-        if slide and (wish == "slide" or found or asked or full):
+        if slide and kind in ("slide", "subslide"):
             yield slide
             slide = []
         slide.append(cell)
-        asked = cell.cell_type == "markdown" and "> **Predict" in cell.source
     if slide:
         yield slide
+
+
+def slide_types(cells: list) -> list[str]:
+    """Return each cell's slide type by rule: "slide", "subslide", "skip" or "-" (goes on).
+
+    A heading begins a slide, a prediction ends one (the answer is below it), and what doesn't fit
+    goes on below. Exercises are left to the notebook, and so is code that is long and silent.
+    """
+    types = []
+    heading, asked, height = "", False, 0.0
+    for cell in cells:
+        found = re.search(r"^#+ (.+)", cell.source) if cell.cell_type == "markdown" else None
+        heading = found[1] if found else heading
+        if heading == "Exercises" or not _cell_html(cell):
+            types.append("skip")
+            continue
+        height += _height(cell)
+        kind = "slide" if found else "subslide" if asked or height > HEIGHT else "-"
+        height = height if kind == "-" else _height(cell)
+        asked = cell.cell_type == "markdown" and "> **Predict" in cell.source
+        types.append(kind)
+    return types
 
 
 def _height(cell) -> float:
@@ -108,10 +122,6 @@ def _height(cell) -> float:
     rows = page.count("<tr") + 20 * page.count("<img") + 2 * len(re.findall("<h2|<pre|<p>", page))
     code = "".join(re.findall(r"<pre.*?</pre>", page, re.S))
     return rows + code.count("\n") + (len(cell.source) / 100 if cell.cell_type == "markdown" else 0)
-
-
-def _left_out(cell) -> bool:
-    return bool(LEFT_OUT & set(cell.metadata.get("tags", ())))
 
 
 def _cell_html(cell) -> str:

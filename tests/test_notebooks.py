@@ -11,6 +11,8 @@ import jupytext
 import nbformat
 import pytest
 
+from nmf_helpers.publish import slide_types
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SOURCES = sorted(FOLDER.glob("0*.md"))
 IGNORED_OUTPUTS = 0  # cells whose output nbval doesn't compare: numbers that nobody checks
@@ -60,6 +62,14 @@ def test_every_cell_has_run_in_order(source):
 def test_no_cell_ended_in_an_error_or_warned(source):
     assert not [o for o in outputs(source) if o.output_type == "error"]
     assert not [o.text for o in outputs(source) if o.get("name") == "stderr"]
+
+
+@each
+def test_every_cell_says_whether_a_slide_begins_there(source):
+    cells = run_half(source).cells
+    types = [cell.metadata["slideshow"]["slide_type"] for cell in cells]
+    assert types == slide_types(cells)
+    assert types.count("slide") >= 8 and "slideshow" not in source.read_text("utf-8")
 
 
 @each
