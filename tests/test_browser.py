@@ -262,6 +262,7 @@ def dark(page):
         for label in ("Theme", f"JupyterLab {theme}"):
             page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{label}$")).click()
         expect(page.locator("body")).to_have_attribute("data-jp-theme-light", is_light)
+        page.locator("#jupyterlab-splash").wait_for(state="detached")
         if theme == "Dark":
             yield
 
