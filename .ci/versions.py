@@ -1,4 +1,4 @@
-"""Run the unit tests in a new environment, with the oldest allowed packages or the newest.
+"""Run all tests in a new environment, with the oldest allowed packages or the newest.
 
 python3.11 .ci/versions.py lowest     every package of pyproject.toml at its lower bound
 python3.13 .ci/versions.py newest     what pip chooses today, under the Python that runs this
@@ -42,7 +42,7 @@ def main(which: str, *pip_options: str) -> int:
         subprocess.run([*pip, "-e", f"{ROOT}[test]", *pins], check=True)
         print(*pins, sep="\n")
         subprocess.run([python, "-m", "pip", "list"], check=True)
-        return subprocess.run([python, "-m", "pytest", "tests", "-q"], cwd=ROOT).returncode
+        return subprocess.run([python, "-m", "pytest", "-q"], cwd=ROOT).returncode
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class BayesianMF(Baseline):
     n_factors: int = 16
     n_sweeps: int = 280
     burn_in: int = 40
-    steadiness: float = 2.0
+    steadiness: float = 4.0
     seed: int = 0
 
     def sweeps(self, train: Any, test: Any = None) -> Iterator[dict[str, float]]:
