@@ -65,6 +65,15 @@ def test_tagged_cells_are_not_handed_out(tmp_path):
     nbformat.validate(notebook)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_handed_out_is_the_code_that_the_notebook_tests_run(handed_out, path):
+    ours, theirs = (
+        [cell.source for cell in nbformat.read(place, 4).cells if cell.cell_type == "code"]
+        for place in (path, handed_out / path.name)
+    )
+    assert ours == theirs
+
+
 def test_a_handed_out_notebook_runs_from_nothing_to_its_end(handed_out):
     path = handed_out / "01-encoding.ipynb"
     from nbclient import NotebookClient
