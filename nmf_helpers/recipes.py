@@ -62,13 +62,15 @@ def implicit(
 ) -> Pipeline:
     """Fit a ranking of items to interactions, by BPR.
 
-    Parameters and result as in `explicit`; the matrices hold ones.
+    Parameters and result as in `explicit`; the matrices hold ones. The gradient is taken by hand,
+    unless a change needs autograd: the same steps, in less than half the time.
     """
+    by_hand = {"model", "loss", "dropout", "sparse"}.isdisjoint(changes)
     settings = {
         "model": BiasedMF,
         "n_factors": 128,
         "batch_size": 2048,
-        "optimizer": "row_sgd",
+        "optimizer": "fused_bpr" if by_hand else "row_sgd",
         "sparse": True,
         "lr": 0.05,
         "lr_schedule": "linear",

@@ -1,5 +1,6 @@
 """The recipes on real ratings, against what every model must beat."""
 
+import numpy as np
 import pytest
 from planted import likes
 
@@ -86,3 +87,12 @@ def test_a_recipe_repeats_itself(recipe):
 
 def test_a_recipe_can_do_without_a_test_part():
     assert list(implicit(likes()[0], n_epochs=2).history.to_frame()) == ["train_loss", "seconds"]
+
+
+def test_the_gradient_by_hand_takes_the_steps_of_autograd():
+    by_hand, autograd = (
+        implicit(*likes(), n_epochs=20, n_factors=4, optimizer=optimizer).score_matrix()
+        for optimizer in ("fused_bpr", "row_sgd")
+    )
+    np.testing.assert_allclose(by_hand, autograd, atol=1e-3)
+    assert (implicit(*likes(), n_epochs=20, n_factors=4).score_matrix() == by_hand).all()
