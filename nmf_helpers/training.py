@@ -84,8 +84,10 @@ class RowSGD:
             rows = p.grad._indices()[0]  # (occurrences,)
             step = p.grad._values()  # (occurrences, factors)
             if weight_decay:
-                step = step.add(p.index_select(0, rows), alpha=weight_decay)
-            p.index_add_(0, rows, step * -lr)
+                step = step.add(p.index_select(0, rows), alpha=weight_decay).mul_(-lr)
+            else:
+                step = step * -lr
+            p.index_add_(0, rows, step)
 
     def state_dict(self) -> dict:
         return {}
