@@ -95,11 +95,13 @@ def _widget(name: str, spec: Any) -> widgets.Widget:
     low, start, high = spec
     if not low <= start <= high:
         raise ValueError(f"{name}: expected low <= start <= high, got {spec}")
-    if all(isinstance(x, int) for x in spec):
-        return widgets.IntSlider(start, low, high)
-    if low > 0 and high / low >= 100:
+    if low > 0 and high / low >= 100 and not all(isinstance(x, int) for x in spec):
         return LogSlider(low, start, high, name)
-    return widgets.FloatSlider(start, min=low, max=high, step=float(f"{(high - low) / 100:.1g}"))
+    # Told on release only: of a value for every pixel, the last would arrive after a quick press.
+    options = {"min": low, "max": high, "continuous_update": False}
+    if all(isinstance(x, int) for x in spec):
+        return widgets.IntSlider(start, **options)
+    return widgets.FloatSlider(start, step=float(f"{(high - low) / 100:.1g}"), **options)
 
 
 def spread(widget: widgets.Widget) -> list:

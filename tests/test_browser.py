@@ -287,7 +287,8 @@ def exercise(page, lab, name):
     expect(row).not_to_have_text(before)
     seen = {picture.get_attribute("src")}
     press(lab, "Train")
-    expect(lab).to_contain_text(re.compile(r"epoch [1-9]\d* of"))
+    planned = row.locator(".widget-readout").inner_text()  # pressed at once, yet with this value
+    expect(lab).to_contain_text(re.compile(rf"epoch [1-9]\d* of {planned}\b"))
     deadline = time.monotonic() + 30
     while len(seen) < 3 and time.monotonic() < deadline:
         seen.add(picture.get_attribute("src"))
