@@ -30,7 +30,6 @@ from nmf_helpers.pipeline import Pipeline
 from nmf_helpers.recipes import explicit, hogwild, implicit
 
 FILE = Path(__file__).with_name("claims.json")
-Matrices = tuple[sp.csr_matrix, sp.csr_matrix]
 
 
 @dataclass

@@ -126,17 +126,10 @@ def speed(results: dict) -> str:
 
 def hogwild(results: dict) -> str:
     """Return when two workers are ahead of one process, as a Markdown table."""
+    runs = {(row["interactions"], row["way"]): row for row in results["scale, 1 thread"]["rows"]}
     rows = []
-    for alone in results["scale, 1 thread"]["rows"]:
-        size = alone["interactions"]
-        both = [
-            row
-            for row in results["scale, 1 thread"]["rows"]
-            if row["interactions"] == size and row["way"] == "fused_bpr, 2 workers"
-        ]
-        if alone["way"] != "fused_bpr" or not both:
-            continue
-        (two,) = both
+    for size in dict.fromkeys(size for size, _ in runs):
+        alone, two = runs[size, "fused_bpr"], runs[size, "fused_bpr, 2 workers"]
         saved = alone["seconds an epoch"] - two["seconds an epoch"]
         start = two["start seconds"] - alone["start seconds"]
         ahead = f"{math.floor(start / saved) + 1}" if saved > 0 else "never"
