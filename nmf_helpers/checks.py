@@ -1,4 +1,4 @@
-"""Is this setting possible? Errors that name the setting and say what would do."""
+"""One way to refuse: is this number, this id, this matrix possible? If not, an error says what would do."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import difflib
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import Any, Literal
 
 import numpy as np
+import psutil
+import scipy.sparse as sp
 
 
 def check_number(
     name: str,
-    value: float,
+    value: Any,
     *,
     at_least: float | None = None,
     above: float | None = None,
@@ -34,17 +37,123 @@ def check_number(
         raise ValueError(f"{name} must be {wanted}, not {value!r}")
 
 
-def check_ids(name: str, ids: np.ndarray, n: int) -> np.ndarray:
-    """Return ids as int64 if they are whole numbers in a row, from 0 to n - 1."""
+def check_ids(name: str, ids: Any, n: int) -> np.ndarray:
+    """Return row or column numbers as an int64 array of shape (len(ids),).
+
+    Raises
+    ------
+    ValueError
+        If they are not one-dimensional.
+    TypeError
+        If they are not whole numbers.
+    IndexError
+        If one of them is not in 0 … n - 1.
+    """
     ids = np.asarray(ids)
     if ids.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, not of shape {ids.shape}")
     if ids.size and not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"{name} must be whole numbers, not {ids.dtype}: encode them first")
-    if ids.size and (ids.min() < 0 or ids.max() >= n):
-        wrong = ids[(ids < 0) | (ids >= n)][0]
-        raise IndexError(f"{name} must lie between 0 and {n - 1}: {wrong} does not")
+        raise TypeError(f"{name} must be whole numbers, not {ids.dtype}: encode them first")
+    wrong = ids[(ids < 0) | (ids >= n)]
+    if wrong.size:
+        raise IndexError(
+            f"{name} must lie between 0 and {n - 1}: {wrong[0]} does not. Raw ids have to be "
+            "encoded first (see encode_ratings)"
+        )
     return ids.astype(np.int64)
+
+
+def check_pairs(users: Any, items: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return user and item numbers of equal length, each checked as in `check_ids`."""
+    users, items = check_ids("users", users, shape[0]), check_ids("items", items, shape[1])
+    if len(users) != len(items):
+        raise ValueError(f"{len(users)} users but {len(items)} items: give one item per user")
+    return users, items
+
+
+def check_matrix(
+    what: str,
+    matrix: Any,
+    like: Any = None,
+    kind: Literal["ratings", "interactions"] = "ratings",
+    *,
+    like_name: str = "the training matrix",
+    may_be_empty: bool = False,
+) -> sp.csr_array:
+    """Return a users x items matrix as CSR with sorted rows; the one gate that all matrices pass.
+
+    Parameters
+    ----------
+    what : str
+        The name by which an error speaks of it.
+    matrix : sparse matrix or 2-D array, shape (n_users, n_items)
+        In an array a 0 means "nothing there"; in a sparse matrix a stored 0 is a rating of 0.
+    like : array, sparse matrix or (n_users, n_items), optional
+        What it must agree with in shape, called `like_name` in an error.
+    kind : {"ratings", "interactions"}
+        Among interactions a stored 0 is dropped, and a number below 0 refused.
+
+    Raises
+    ------
+    TypeError
+        For a table (DataFrame), or what is no matrix of numbers.
+    ValueError
+        For another shape, NaN or infinity, a dislike among likes, or a matrix without entries.
+    """
+    if hasattr(matrix, "columns"):
+        raise TypeError(
+            f"{what} is a table ({type(matrix).__name__}), not a users x items matrix: "
+            "interaction_matrix(df) makes one of it"
+        )
+    if not sp.issparse(matrix):
+        matrix = np.asarray(matrix)
+        if matrix.ndim != 2 or not (np.issubdtype(matrix.dtype, np.number) or matrix.dtype == bool):
+            raise TypeError(
+                f"{what} must be a users x items matrix of numbers, not {matrix.dtype} of shape "
+                f"{matrix.shape}: interaction_matrix(df) makes one from a table of ratings"
+            )
+    shape = None if like is None else tuple(getattr(like, "shape", like))
+    if shape is not None and tuple(matrix.shape) != shape:
+        raise ValueError(
+            f"{what} has shape {tuple(matrix.shape)}, {like_name} {shape}: number users and items "
+            "once for both (split one matrix, or encode_ratings(df, train) before "
+            "interaction_matrix), so that a row means the same user in each"
+        )
+    csr = sp.csr_array(matrix)
+    if not csr.has_canonical_format:
+        csr = csr.copy()
+        csr.sum_duplicates()
+    bad = ~np.isfinite(csr.data)
+    if kind == "interactions":
+        bad |= csr.data < 0
+    if bad.any():
+        row, column = (axis[bad][0] for axis in csr.tocoo().coords)
+        value = csr.data[bad][0]
+        raise ValueError(
+            f"{what} holds {value:g} at user {row}, item {column} ({bad.sum()} such entries): "
+            + (
+                "a dislike is no interaction. Keep the likes: matrix.multiply(matrix > 0)"
+                if value < 0 and np.isfinite(value)
+                else "remove those entries first"
+            )
+        )
+    if kind == "interactions" and not csr.data.all():
+        csr = csr.copy()
+        csr.eliminate_zeros()
+    if not (csr.nnz or may_be_empty):
+        raise ValueError(f"{what} is empty: it has no entries to learn from or to measure with")
+    return csr
+
+
+def check_memory(what: str, n_bytes: float, way_out: str) -> None:
+    """Raise a ValueError if so much memory is not free, before it is asked for.
+
+    Asked for more than there is, the system may hand it out, and kill the process on writing.
+    """
+    if n_bytes > psutil.virtual_memory().available:
+        raise ValueError(
+            f"{what} needs {n_bytes / 2**30:.3g} GiB, more than there is free: {way_out}"
+        )
 
 
 def nearest(what: str, name: str, known: Iterable[str]) -> str:
