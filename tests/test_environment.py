@@ -14,7 +14,10 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "nbconvert": "nbconvert-core"}
 IMPORT_NAMES = {
+    "axe-playwright-python": "axe_playwright_python",
+    "import-linter": "importlinter",
     "lightfm-next": "lightfm",
+    "myst-nb": "myst_nb",
     "pillow": "PIL",
     "scikit-learn": "sklearn",
     "scikit-surprise": "surprise",
@@ -28,7 +31,9 @@ def specifiers(requirements):
 
 def conda_specifiers():
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
-    lines = re.findall(r"^  - ([a-z0-9.-]+)([<>=][^ #\n]*)?", text.split("dependencies:")[1], re.M)
+    lines = re.findall(
+        r"^  - ([a-z0-9.-]+) ?([<>=][^ #\n]*)?", text.split("dependencies:")[1], re.M
+    )
     return {
         name: str(Requirement(name + spec).specifier)
         for name, spec in lines
@@ -39,6 +44,11 @@ def conda_specifiers():
 def test_conda_and_pip_ask_for_the_same_packages_and_versions():
     wanted = specifiers(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
     assert conda_specifiers() == {CONDA_NAMES.get(n, n): s for n, s in wanted.items()}
+
+
+def test_conda_takes_the_build_of_pytorch_for_the_cpu():
+    line = re.search(r"^  - pytorch (\S+) (\S+)", (ROOT / "environment.yml").read_text(), re.M)
+    assert line and line[2] == "cpu*"
 
 
 def test_conda_asks_for_the_same_python():
@@ -73,7 +83,7 @@ def sources(folder):
         ("nmf_helpers", []),
         ("notebooks", []),
         ("tests", ["test", "browser"]),
-        (".ci", ["test"]),
+        (".ci", ["test", "site"]),
         ("benchmarks", ["test", "browser", "bench"]),
     ],
 )
