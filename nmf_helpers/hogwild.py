@@ -8,19 +8,21 @@ import pickle
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
+from itertools import count
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nmf_helpers.checks import check_number
+from nmf_helpers.history import Record
 from nmf_helpers.interactions import Interactions, batches
-from nmf_helpers.training import Diverged, Record, make_optimizer, train
+from nmf_helpers.training import Diverged, Step, set_rates, train_epoch
 
 MOST_WORKERS = max(64, os.cpu_count() or 1)  # a slip of the keyboard shall not start thousands
 
@@ -38,36 +40,38 @@ class _Worker(NamedTuple):
 def train_hogwild(
     model: nn.Module,
     dataset: Interactions,
+    make_step: Callable[[nn.Module], Step],
     *,
     n_workers: int,
-    batch_size: int,
-    loss: Callable,
-    optimizer: str | Callable = "row_sgd",
-    lr: float = 0.05,
-    weight_decay: float = 0.0,
-    n_epochs: int = 10,
-    first_epoch: int = 1,
-    lr_schedule: str = "constant",
-    evaluate: Callable[[nn.Module], dict] | None = None,
+    rates: Callable[[int], Mapping[str, Any]],
+    n_epochs: int | None = 10,
+    start_epoch: int = 1,
+    evaluate: Callable[[nn.Module], Mapping[str, Any]] | None = None,
     seed: int = 0,
     start_method: str = "spawn",
     timeout: float = 600.0,
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """Train a model in several processes at once, yielding one record per epoch.
 
     The model's weights lie in shared memory. Each worker walks its own shard of the data with
-    its own random state and writes its updates straight into them. Two workers may overwrite
-    each other; when a batch touches few of the rows, they seldom do. One epoch is one pass over
-    the data, whatever the number of workers.
+    its own random state and adds its updates straight to them, in place. One epoch is one pass
+    over the data, whatever the number of workers.
 
     Parameters
     ----------
-    model, loss, optimizer, lr, weight_decay, n_epochs, first_epoch, lr_schedule, evaluate
-        As in `nmf_helpers.training.train`. `evaluate` runs in the parent between epochs.
+    model : nn.Module
     dataset : Interactions
+    make_step : callable
+        ``make_step(model)`` → the step that a worker takes, as in `nmf_helpers.training.train`:
+        ``functools.partial(BPRStep, lr=0.05)``. It is sent to the workers.
     n_workers : int
-    batch_size : int
-        Samples in one worker's batch.
+    rates : callable
+        ``rates(epoch)`` → the ``lr``, ``weight_decay`` and ``batch_size`` of an epoch; a batch is
+        one worker's.
+    n_epochs, start_epoch : int
+        Epochs `start_epoch` … `n_epochs` are run; None goes on as long as somebody asks.
+    evaluate : callable, optional
+        As in `nmf_helpers.training.train`; runs in the parent between epochs.
     seed : int
         Decides the shards and each worker's random state. With more than one worker a run is
         still not repeatable: who writes first is up to the machine.
@@ -81,7 +85,7 @@ def train_hogwild(
     ValueError
         For settings that cannot work.
     TypeError
-        If the model or the loss cannot be sent to another process.
+        If the model or the step cannot be sent to another process.
     Diverged
         As `nmf_helpers.training.train`.
     WorkerError
@@ -95,36 +99,31 @@ def train_hogwild(
     """
     check_number("n_workers", n_workers, at_least=1, at_most=MOST_WORKERS, whole=True)
     check_number("timeout", timeout, above=0)
-    make_optimizer(optimizer, model, lr, weight_decay)  # refuse what cannot work before starting
+    make_step(model)  # refuse what cannot work before starting
     if not len(dataset):
         raise ValueError("there is nothing to train on: the dataset is empty")
     model.share_memory()
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     shards = order.chunk(n_workers)  # fewer than n_workers when there are fewer samples
-    settings = {
-        "loss": loss, "optimizer": optimizer, "lr": lr, "weight_decay": weight_decay,
-        "n_epochs": n_epochs, "first_epoch": first_epoch, "lr_schedule": lr_schedule,
-        "sum_gradients": True,
-    }  # fmt: skip
     dataset = copy.copy(dataset)
     dataset.generator = None  # each worker makes its own
-    context = torch.multiprocessing.get_context(start_method)
+    context: Any = torch.multiprocessing.get_context(start_method)
     workers: list[_Worker] = []
     try:
         for rank, shard in enumerate(shards):
             ours, theirs = context.Pipe()
-            worker_seed = 1000 * (1000 * seed + first_epoch) + rank
-            job = (theirs, model, dataset, shard, batch_size, settings, worker_seed)
+            worker_seed = 1000 * (1000 * seed + start_epoch) + rank
+            job = (theirs, model, dataset, make_step, shard, worker_seed)
             process = context.Process(target=_work, args=job, daemon=True)
             workers.append(_Worker(rank, process, ours))
             _start(process)
             theirs.close()  # so that the parent notices when the worker's end closes
         _answers(workers, timeout)  # started, data unpacked
-        for epoch in range(first_epoch, n_epochs + 1):
+        for epoch in count(start_epoch) if n_epochs is None else range(start_epoch, n_epochs + 1):
             start = time.perf_counter()
             for worker in workers:
                 with suppress(OSError):  # it died since: found out when it doesn't answer
-                    worker.connection.send("go")
+                    worker.connection.send((epoch, dict(rates(epoch))))
             losses = _answers(workers, timeout)
             total = sum(len(shard) * loss for shard, loss in zip(shards, losses, strict=True))
             record: Record = {"epoch": epoch, "train_loss": total / len(dataset)}
@@ -132,24 +131,31 @@ def train_hogwild(
             model.eval()
             if evaluate is not None:
                 record.update(evaluate(model))
-            record["seconds"] = seconds
-            yield record
+            yield record | {"seconds": seconds}
     finally:  # also on an interrupt, and when the reader of the records stops early
         _end(workers)
 
 
-def _work(connection, model, dataset, shard, batch_size, settings, seed) -> None:
+def _work(
+    connection: Connection,
+    model: nn.Module,
+    dataset: Interactions,
+    make_step: Callable[[nn.Module], Step],
+    shard: Tensor,
+    seed: int,
+) -> None:
     """Run in a worker: train one epoch on the shard each time the parent says so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; it ends us
     try:
         torch.set_num_threads(1)  # the processes are the parallelism
         torch.manual_seed(seed)
-        generator = torch.Generator().manual_seed(seed)
-        dataset.generator = generator
-        records = train(model, batches(dataset, batch_size, generator, shard), **settings)
+        dataset.generator = generator = torch.Generator().manual_seed(seed)
+        step, loader = make_step(model), batches(dataset, 1, generator, shard)
         connection.send(("ok", None))
-        while _told_to_go(connection):
-            connection.send(("ok", next(records)["train_loss"]))
+        while told := _told(connection):
+            epoch, rates = told
+            set_rates(step, loader, **rates)
+            connection.send(("ok", train_epoch(model, loader, step, epoch)["train_loss"]))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent has closed its end, or is gone
     except Exception as error:
@@ -159,10 +165,12 @@ def _work(connection, model, dataset, shard, batch_size, settings, seed) -> None
             connection.send(answer)
 
 
-def _told_to_go(connection: Connection) -> bool:
+def _told(connection: Connection) -> Any:
     """Wait for the parent's word, or for its death (a forked sibling may keep the pipe open)."""
-    wait([connection, parent_process().sentinel])
-    return connection.poll() and connection.recv() == "go"
+    parent = parent_process()
+    assert parent is not None
+    wait([connection, parent.sentinel])
+    return connection.recv() if connection.poll() else None
 
 
 def _start(process: BaseProcess) -> None:
@@ -170,7 +178,7 @@ def _start(process: BaseProcess) -> None:
         process.start()
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TypeError(
-            f"the model or the loss cannot be sent to a worker process ({error}): "
+            f"the model, the step or its loss cannot be sent to a worker process ({error}): "
             "define it at the top of a .py file and import it, no lambda and no inner function"
         ) from error
 
@@ -218,7 +226,7 @@ def _end(workers: list[_Worker]) -> None:
     """Leave no process behind: ask, then terminate, then kill."""
     for worker in workers:
         with suppress(OSError):  # it may be gone already
-            worker.connection.send("stop")
+            worker.connection.send(None)
         worker.connection.close()
     for worker in workers:
         if worker.process.pid is None:

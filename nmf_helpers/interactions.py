@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from nmf_helpers.checks import check_number
+from nmf_helpers.checks import check_matrix, check_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,17 +18,29 @@ if TYPE_CHECKING:
 PARTS_ABOVE = 500_000  # samples; fewer go with so few rows that the cache holds them all
 N_PARTS = 8
 
-Batch = tuple[tuple[Tensor, Tensor], Tensor]  # ((users, items), values), each (batch,)
+Pair = tuple[Tensor, Tensor]
+Batch = tuple[tuple[Tensor, Tensor | Pair], Tensor]  # ((users, items), values), each (batch,)
 
 
 def full_batch(df: pd.DataFrame) -> Batch:
-    """Return all rows of an encoded table of ratings as one batch."""
+    """Return all rows of an encoded table of ratings as one batch.
+
+    Raises
+    ------
+    ValueError
+        If the table has no rows.
+    """
+    if not len(df):
+        raise ValueError(
+            "the table of ratings is empty: were all its rows dropped as unknown to training? "
+            "See df.attrs['dropped']"
+        )
     users = torch.tensor(df["userId"].to_numpy(), dtype=torch.long)  # (rows,)
     items = torch.tensor(df["movieId"].to_numpy(), dtype=torch.long)  # (rows,)
     return (users, items), torch.tensor(df["rating"].to_numpy(), dtype=torch.float32)
 
 
-class Interactions(Dataset):
+class Interactions(Dataset[Batch]):
     """The stored entries of a matrix: ``dataset[index] -> ((users, items), values)``.
 
     `index` is a whole number or, much faster, a tensor of them: indexing once for a thousand
@@ -37,12 +48,14 @@ class Interactions(Dataset):
 
     Parameters
     ----------
-    matrix : sparse matrix, shape (n_users, n_items)
-        Ratings, or ones for "has interacted". A 0 that is stored is a rating of 0.
+    matrix : sparse matrix or array, shape (n_users, n_items)
+        Ratings, or ones for "has interacted". A 0 that a sparse matrix stores is a rating of 0.
     """
 
-    def __init__(self, matrix: sp.spmatrix | sp.sparray) -> None:
-        csr = checked_csr(matrix)
+    generator: torch.Generator | None = None  # of what is drawn while reading; nothing is, here
+
+    def __init__(self, matrix: Any) -> None:
+        csr = check_matrix("the matrix of interactions", matrix, may_be_empty=True)
         self.n_users, self.n_items = csr.shape
         # Items and values are the matrix's own memory, if they have these types there. int32 is
         # enough and takes half of it; batches are widened as they leave.
@@ -71,41 +84,50 @@ class PairwiseInteractions(Interactions):
 
     Parameters
     ----------
-    matrix : sparse matrix, shape (n_users, n_items)
+    matrix : sparse matrix or array, shape (n_users, n_items)
         The positives. A 0 that is stored is none, as in the metrics.
-    avoid : sparse matrix of the same shape, optional
+    exclude : sparse matrix or array of the same shape, optional
         More entries that must not be drawn as negatives: the training matrix when `matrix`
-        holds the test items.
+        holds the held-out items.
     generator : torch.Generator, optional
         Source of the draws; a fresh one seeded with 0 when None.
+    skip_full : bool
+        Leave out the positives of users who have no item left to serve as a negative, as the
+        metrics do, instead of refusing them.
 
     Raises
     ------
     ValueError
-        If a user with positives has no item left to serve as a negative.
+        If a user with positives has no item left to serve as a negative; if an entry is below 0.
     """
 
     def __init__(
         self,
-        matrix: sp.spmatrix | sp.sparray,
-        avoid: sp.spmatrix | sp.sparray | None = None,
+        matrix: Any,
+        exclude: Any = None,
         generator: torch.Generator | None = None,
+        *,
+        skip_full: bool = False,
     ) -> None:
-        csr = taken = _without_zeros(checked_csr(matrix))
-        super().__init__(csr)
-        self.generator = torch.Generator().manual_seed(0) if generator is None else generator
-        if avoid is not None:
-            avoid = _without_zeros(checked_csr(avoid))
-            if avoid.shape != taken.shape:
-                raise ValueError(f"avoid has shape {avoid.shape}, the positives {taken.shape}")
-            taken = checked_csr(_pattern(taken) + _pattern(avoid))
+        what = "the matrix of interactions"
+        csr = taken = check_matrix(what, matrix, kind="interactions", may_be_empty=True)
+        if exclude is not None:
+            exclude = check_matrix("exclude", exclude, csr, like_name=what, may_be_empty=True)
+            taken = (csr != 0) + (exclude != 0)
+            taken.sort_indices()
         degree = np.diff(taken.indptr)
-        full = np.flatnonzero((degree == self.n_items) & (np.diff(csr.indptr) > 0))
-        if len(full):
+        full = np.flatnonzero((degree == taken.shape[1]) & (np.diff(csr.indptr) > 0))
+        if len(full) and not skip_full:
             raise ValueError(
-                f"user {full[0]} has interacted with all {self.n_items} items, so there is no "
+                f"user {full[0]} has interacted with all {csr.shape[1]} items, so there is no "
                 f"negative to draw ({len(full)} such user(s)): remove those rows from the matrix"
             )
+        if len(full):
+            csr = csr.copy()
+            csr.data[np.isin(np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr)), full)] = 0
+            csr.eliminate_zeros()
+        super().__init__(csr)
+        self.generator = torch.Generator().manual_seed(0) if generator is None else generator
         self._free = torch.from_numpy(self.n_items - degree.astype(np.int64))  # (n_users,)
         self._start = torch.from_numpy(taken.indptr.astype(np.int64))  # (n_users + 1,)
         # One sorted array for all users: the user's number times n_items, plus a_j - j, where j
@@ -116,8 +138,9 @@ class PairwiseInteractions(Interactions):
         keys -= np.arange(taken.nnz, dtype=taken.indptr.dtype)
         self._keys = torch.from_numpy(keys)  # (entries,)
 
-    def __getitem__(self, index: int | Tensor):
+    def __getitem__(self, index: int | Tensor) -> Batch:
         (users, positives), values = super().__getitem__(index)
+        assert isinstance(positives, Tensor)
         return (users, (positives, self.sample_negatives(users))), values
 
     def sample_negatives(self, users: Tensor) -> Tensor:
@@ -192,7 +215,7 @@ def batches(
     batch_size: int,
     generator: torch.Generator,
     indices: Tensor | None = None,
-) -> DataLoader:
+) -> DataLoader[Batch]:
     """Return an ordinary DataLoader over shuffled batches of a dataset (or of some `indices`).
 
     With ``batch_size=None`` the loader passes each index *tensor* straight to the dataset,
@@ -204,33 +227,15 @@ def batches(
     )
 
 
-def _pattern(csr: sp.csr_matrix) -> sp.csr_matrix:
-    """Return ones where the matrix stores an entry, whatever its value."""
-    return sp.csr_matrix((np.ones(csr.nnz, np.float32), csr.indices, csr.indptr), csr.shape)
+def on_device(loader: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield the batches, moved to a device."""
+    for (users, items), values in loader:
+        if device.type != "cpu":
+            users, values = users.to(device), values.to(device)
+            both = isinstance(items, tuple)
+            items = tuple(i.to(device) for i in items) if both else items.to(device)  # type: ignore
+        yield (users, items), values
 
 
-def _without_zeros(csr: sp.csr_matrix) -> sp.csr_matrix:
-    if not csr.data.all():
-        csr = csr.copy()
-        csr.eliminate_zeros()
-    return csr
-
-
-def _as_is(batch):
+def _as_is(batch: Any) -> Any:
     return batch
-
-
-def checked_csr(matrix) -> sp.csr_matrix:
-    """Return the matrix as CSR with sorted rows, refusing what is no table of numbers."""
-    if not sp.issparse(matrix):
-        raise TypeError(
-            f"expected a scipy.sparse matrix, not {type(matrix).__name__}: "
-            "interaction_matrix(df) makes one from a table of ratings"
-        )
-    csr = matrix.tocsr()
-    if not csr.has_canonical_format:
-        csr = csr.copy()
-        csr.sum_duplicates()
-    if not np.isfinite(csr.data).all():
-        raise ValueError("the matrix holds NaN or infinite values: remove those ratings first")
-    return csr

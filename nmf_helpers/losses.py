@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,4 +45,10 @@ def squared_sigmoid_loss(difference: Tensor, target: Tensor | None = None) -> Te
 
 
 # A loss that says `pairwise = True` is given differences of scores, not predicted ratings.
-bpr_loss.pairwise = squared_sigmoid_loss.pairwise = True
+bpr_loss.pairwise = squared_sigmoid_loss.pairwise = True  # type: ignore[attr-defined]
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "mse": F.mse_loss,
+    "bpr": bpr_loss,
+    "squared_sigmoid": squared_sigmoid_loss,
+}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import psutil
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from nmf_helpers.checks import check_ids, check_number
+from nmf_helpers.checks import check_ids, check_matrix, check_memory, check_number
 
 
 class Scorer(nn.Module):
@@ -19,6 +20,10 @@ class Scorer(nn.Module):
     ``(batch,)``, a batch of one included.
     """
 
+    user_factors: nn.Embedding
+    item_factors: nn.Embedding
+    dropout: nn.Dropout
+
     def __init__(self, n_users: int, n_items: int, **sizes: int) -> None:
         super().__init__()
         for name, value in {"n_users": n_users, "n_items": n_items, **sizes}.items():
@@ -27,7 +32,7 @@ class Scorer(nn.Module):
         self.n_items = int(n_items)
 
     @torch.no_grad()
-    def score_matrix(self, users: np.ndarray | None = None) -> np.ndarray:
+    def score_matrix(self, users: Any = None) -> np.ndarray:
         """Score every item for the given users (all users when None).
 
         Returns
@@ -36,11 +41,13 @@ class Scorer(nn.Module):
 
         Raises
         ------
-        ValueError, IndexError
-            For users of the wrong shape or type, or out of range.
+        ValueError, TypeError, IndexError
+            As `nmf_helpers.checks.check_ids`; or if so many scores don't fit in memory.
         """
         users = np.arange(self.n_users) if users is None else users
         rows = torch.from_numpy(check_ids("users", users, self.n_users))
+        way_out = "score some of the users at a time"
+        check_memory(f"{len(rows)} × {self.n_items} scores", 8 * len(rows) * self.n_items, way_out)
         training = self.training
         self.eval()
         try:
@@ -228,7 +235,7 @@ class CollabFNet(Scorer):
 
 
 @torch.no_grad()
-def svd_start(model: Scorer, train: sp.spmatrix, scale: float = 0.1, seed: int = 0) -> None:
+def svd_init(model: Scorer, train: Any, scale: float = 0.1, seed: int = 0) -> None:
     """Start the factors from *who rated what* instead of from noise.
 
     The 0/1 matrix of which cells are filled, each entry divided by the square roots of its row's
@@ -240,7 +247,7 @@ def svd_start(model: Scorer, train: sp.spmatrix, scale: float = 0.1, seed: int =
     ----------
     model : MF, BiasedMF or CollabFNet
         Its first factors are overwritten: all, if there are more users and items than factors.
-    train : sparse matrix, shape (n_users, n_items)
+    train : sparse matrix or array, shape (n_users, n_items)
     scale : float
         Size of the leading factors' entries, about.
     seed : int
@@ -248,11 +255,14 @@ def svd_start(model: Scorer, train: sp.spmatrix, scale: float = 0.1, seed: int =
     """
     from scipy.sparse.linalg import svds  # here, because the models do without
 
-    filled = sp.csr_matrix(train, dtype=np.float64, copy=True)
+    check_number("svd_scale", scale, above=0)
+    tables: Any = (model.user_factors.weight, model.item_factors.weight)
+    like = (model.n_users, model.n_items)
+    filled = check_matrix("train", train, like, like_name="the model").astype(np.float64)
     filled.data[:] = 1
-    weight_users = sp.diags_array(np.maximum(filled.sum(1).A1, 1) ** -0.5)
-    weight_items = sp.diags_array(np.maximum(filled.sum(0).A1, 1) ** -0.5)
-    tables = (model.user_factors.weight, model.item_factors.weight)
+    weight_users, weight_items = (
+        sp.diags_array(np.maximum(filled.sum(axis=axis), 1) ** -0.5) for axis in (1, 0)
+    )
     k = min(*filled.shape, *(table.shape[1] + 1 for table in tables)) - 1
     if k < 1:
         return  # a single user or item has no directions
@@ -276,12 +286,8 @@ def _normal(
 ) -> nn.Embedding:
     """Return an embedding that starts from a normal distribution (PyTorch's own is N(0, 1))."""
     check_number("init_std", std, at_least=0)
-    # Asked for more than there is, the system may hand it out, and kill the process on writing.
-    if 4 * n_rows * n_columns > psutil.virtual_memory().available:
-        raise ValueError(
-            f"{n_rows} × {n_columns} numbers need {n_rows * n_columns / 2**28:.0f} GiB, more than "
-            "there is: use a smaller n_factors"
-        )
+    size = f"a table of {n_rows} × {n_columns} numbers"
+    check_memory(size, 4 * n_rows * n_columns, "use a smaller n_factors")
     embedding = nn.Embedding(n_rows, n_columns, sparse=sparse)
     nn.init.normal_(embedding.weight, mean, std)
     return embedding

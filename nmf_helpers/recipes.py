@@ -1,19 +1,29 @@
-"""Three named set-ups, tuned on validation data carved from the training part only."""
+"""Named set-ups, tuned on validation data carved from the training part only."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import scipy.sparse as sp
-
-from nmf_helpers.models import BiasedMF, svd_start
+from nmf_helpers.checks import check_matrix
 from nmf_helpers.pipeline import Pipeline
+
+EXPLICIT: dict[str, Any] = {
+    "n_factors": 100, "init": "svd", "svd_scale": 0.15, "batch_size": 4096, "sparse": True,
+    "optimizer": "row_sgd", "lr": 0.008, "lr_schedule": "linear", "weight_decay": 0.16,
+    "loss": "mse", "metrics": ("rmse",), "n_epochs": 36,
+}  # fmt: skip
+IMPLICIT: dict[str, Any] = {
+    "n_factors": 128, "init": "svd", "svd_scale": 0.1, "batch_size": 2048, "sparse": True,
+    "optimizer": "row_sgd", "lr": 0.05, "lr_schedule": "linear", "weight_decay": 0.018,
+    "loss": "bpr", "n_epochs": 100,
+}  # fmt: skip
 
 
 def explicit(
-    train: sp.spmatrix,
-    test: sp.spmatrix | None = None,
+    train: Any,
     *,
+    evaluate_on: Mapping[str, Any] | None = None,
     seed: int = 0,
     n_epochs: int | None = None,
     **changes: Any,
@@ -22,8 +32,10 @@ def explicit(
 
     Parameters
     ----------
-    train, test : sparse matrix, shape (n_users, n_items)
-        Ratings. `test` is only followed.
+    train : sparse matrix or array, shape (n_users, n_items)
+        Ratings on any scale: inside, they are brought to the width of one to five stars.
+    evaluate_on : dict of name to matrix, optional
+        Held-out ratings to follow, as in `nmf_helpers.pipeline.Pipeline`.
     seed : int
     n_epochs : int, optional
         The recipe's own number when None.
@@ -35,69 +47,54 @@ def explicit(
     Pipeline
         Fitted.
     """
-    settings = {
-        "model": BiasedMF,
-        "n_factors": 100,
-        "batch_size": 4096,
-        "optimizer": "row_sgd",
-        "sparse": True,
-        "lr": 0.008,
-        "lr_schedule": "linear",
-        "weight_decay": 0.16,
-        "loss": "mse",
-        "metrics": ("rmse",),
-        "n_epochs": 36 if n_epochs is None else n_epochs,
-        "seed": seed,
-    }
-    return _fit(Pipeline(train, test, **(settings | changes)), svd_scale=0.15)
+    train = check_matrix("train", train)
+    unit = float(train.data.max() - train.data.min()) / 4 or 1.0
+    ours = EXPLICIT | {"rating_unit": unit, "seed": seed}
+    return _fit(train, evaluate_on, ours, n_epochs, changes)
 
 
 def implicit(
-    train: sp.spmatrix,
-    test: sp.spmatrix | None = None,
+    train: Any,
     *,
+    evaluate_on: Mapping[str, Any] | None = None,
     seed: int = 0,
     n_epochs: int | None = None,
     **changes: Any,
 ) -> Pipeline:
     """Fit a ranking of items to interactions, by BPR.
 
-    Parameters and result as in `explicit`; the matrices hold ones. The gradient is taken by hand,
-    unless a change needs autograd: the same steps, in less than half the time.
+    Parameters and result as in `explicit`; the matrices hold ones. The gradient is taken by hand
+    unless a change needs autograd: the same steps, in about half the time.
     """
-    by_hand = {"model", "loss", "dropout", "sparse"}.isdisjoint(changes)
-    settings = {
-        "model": BiasedMF,
-        "n_factors": 128,
-        "batch_size": 2048,
-        "optimizer": "fused_bpr" if by_hand else "row_sgd",
-        "sparse": True,
-        "lr": 0.05,
-        "lr_schedule": "linear",
-        "weight_decay": 0.018,
-        "loss": "bpr",
-        "metrics": ("auc", "precision@5", "ndcg@10"),
-        "n_epochs": 100 if n_epochs is None else n_epochs,
-        "seed": seed,
-    }
-    return _fit(Pipeline(train, test, **(settings | changes)), svd_scale=0.1)
+    train = check_matrix("train", train, kind="interactions")
+    by_hand = {"model", "loss", "dropout", "sparse", "optimizer"}.isdisjoint(changes)
+    ours = IMPLICIT | {"step": "by_hand" if by_hand else "autograd", "seed": seed}
+    if train.shape[1] >= 10:  # a smaller catalogue has no first ten places
+        ours["metrics"] = ("auc", "precision@5", "ndcg@10")
+    return _fit(train, evaluate_on, ours, n_epochs, changes)
 
 
 def hogwild(
-    train: sp.spmatrix,
-    test: sp.spmatrix | None = None,
+    train: Any,
     *,
+    evaluate_on: Mapping[str, Any] | None = None,
     n_workers: int = 2,
     seed: int = 0,
     n_epochs: int | None = None,
     **changes: Any,
 ) -> Pipeline:
     """Fit the `implicit` recipe in several processes that share one set of weights."""
-    return implicit(train, test, seed=seed, n_epochs=n_epochs, n_workers=n_workers, **changes)
+    changes["n_workers"] = n_workers
+    return implicit(train, evaluate_on=evaluate_on, seed=seed, n_epochs=n_epochs, **changes)
 
 
-def _fit(pipeline: Pipeline, svd_scale: float) -> Pipeline:
-    """Start the factors from who rated what, unless the caller chose a start, and train."""
-    if not {"init_mean", "init_std"} & set(pipeline.model_options):
-        svd_start(pipeline.model, pipeline.fit_part, svd_scale)
-    return pipeline.fit()
+def _fit(
+    train: Any,
+    evaluate_on: Mapping[str, Any] | None,
+    ours: dict[str, Any],
+    n_epochs: int | None,
+    changes: dict[str, Any],
+) -> Pipeline:
+    settings = ours | changes
+    settings["n_epochs"] = settings["n_epochs"] if n_epochs is None else n_epochs
+    return Pipeline(train, evaluate_on=evaluate_on, **settings).fit()

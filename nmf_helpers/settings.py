@@ -1,0 +1,142 @@
+"""What can be set on a pipeline: names, limits and choices in one table each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from nmf_helpers.checks import check_number, nearest
+from nmf_helpers.training import LR_SCHEDULES
+
+COUNT = {"at_least": 1, "whole": True}
+LIMITS: dict[str, dict[str, Any]] = {
+    "n_factors": COUNT,
+    "svd_scale": {"above": 0},
+    "batch_size": COUNT,
+    "dropout": {"at_least": 0, "at_most": 1},
+    "lr": {"above": 0},
+    "weight_decay": {"at_least": 0},
+    "rating_unit": {"above": 0},
+    "n_epochs": {"at_least": 0, "whole": True},
+    "patience": COUNT,
+    "validation_fraction": {"above": 0, "below": 1},
+    "n_workers": {"at_least": 0, "whole": True},
+    "seed": {"at_least": 0, "at_most": 2**32 - 1, "whole": True},
+}
+OPTIONAL = ("dropout", "patience")  # None is welcome
+CHOICES = {
+    "init": ("normal", "svd"),
+    "lr_schedule": LR_SCHEDULES,
+    "step": ("autograd", "by_hand"),
+}
+ANY_TIME = ("lr", "weight_decay", "n_epochs", "batch_size", "verbose")
+
+
+class Settings:
+    """Every keyword of a subclass's constructor as an attribute of its own name, checked when set.
+
+    Those in `ANY_TIME` may be set later as well; the others decide how the object is built.
+    """
+
+    defaults: ClassVar[dict[str, Any]]
+    model_options: dict[str, Any]
+    model: Any
+    is_built = False
+    if TYPE_CHECKING:  # the attributes are named by the constructor
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init_subclass__(cls) -> None:
+        """Read the names and defaults off the constructor."""
+        takes = inspect.signature(cls.__init__).parameters.values()
+        cls.defaults = {p.name: p.default for p in takes if p.kind is p.KEYWORD_ONLY}
+        del cls.defaults["evaluate_on"]  # data, not a setting
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Check a setting, and refuse one that comes too late."""
+        if name in self.defaults and name != "model":
+            if self.is_built and name not in ANY_TIME:
+                raise AttributeError(
+                    f"{name} decides how a pipeline is built, and this one is: make a new one with "
+                    f"{name}={value!r}. At any time you may set {', '.join(ANY_TIME)}"
+                )
+            value = value.item() if isinstance(value, np.generic) else value
+            if name in LIMITS and not (value is None and name in OPTIONAL):
+                check_number(name, value, **LIMITS[name])
+            if name in CHOICES:
+                nearest(name, value, CHOICES[name])
+        super().__setattr__(name, value)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings by name, the model's options among them, its class aside."""
+        own = {name: getattr(self, name) for name in self.defaults if name != "model"}
+        return own | self.model_options
+
+    def __repr__(self) -> str:
+        """Name the model, and the settings that are not the defaults."""
+        changed = [f"{k}={v!r}" for k, v in self.settings.items() if v != self.defaults.get(k)]
+        return f"{type(self).__name__}({', '.join([type(self.model).__name__, *changed])})"
+
+    def check_options(
+        self, model: type[nn.Module], named: Mapping[str, Any], others: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return what a model is built with: our settings for it if not None, and the others.
+
+        Raises
+        ------
+        ValueError
+            For an option that the model doesn't have, with the nearest one.
+        """
+        known: set[str] = set()
+        for cls in model.__mro__:  # also the options that a model passes on to its base
+            takes = inspect.signature(cls).parameters.values()
+            known.update(option.name for option in takes)
+            if all(option.kind is not option.VAR_KEYWORD for option in takes):
+                break
+        known -= {"n_users", "n_items"}
+        options = {option: value for option, value in named.items() if value is not None}
+        for option in options:
+            if option not in known and option != "global_mean":
+                name = model.__name__
+                raise ValueError(f"{name} has no {option}: leave it out, or use another model")
+        for option in others:
+            nearest(f"option of Pipeline or {model.__name__}", option, {*self.defaults, *known})
+        if others.keys() & {"init_std", "init_mean"} and getattr(self, "init", "") == "svd":
+            raise ValueError(
+                'init_std and init_mean belong to init="normal", and this start is "svd", of size '
+                'svd_scale: say init="normal" as well, or svd_scale instead'
+            )
+        return {k: v for k, v in (options | dict(others)).items() if k in known}
+
+
+def find_device(name: str, n_workers: int) -> torch.device:
+    """Return the device of this name; "auto" is a GPU if there is one."""
+    has_gpu = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if has_gpu and not n_workers else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f'unknown device {name!r}: use "auto", "cpu" or "cuda"') from None
+    if device.type == "cuda" and not has_gpu:
+        raise ValueError(f'device="{name}", but PyTorch sees no GPU: use "auto" or "cpu"')
+    if device.type != "cpu" and n_workers:
+        raise ValueError('hogwild workers share memory of the processor: use device="cpu"')
+    return device
+
+
+def name_of(what: str, value: Any, known: Mapping[str, Any]) -> str:
+    """Return the name that a file can call something by."""
+    for name, object_ in known.items():
+        if value is object_ or value == name:
+            return name
+    raise ValueError(
+        f"a pipeline is saved with its {what} by name ({', '.join(known)}), and {value!r} has "
+        "none: save the weights alone, by torch.save(pipeline.model.state_dict(), path)"
+    )
