@@ -1,4 +1,4 @@
-"""One way to refuse: is this number, this id, this matrix possible? If not, an error says what would do."""
+"""One way to refuse: a number, ids or a matrix that cannot be raise an error that says what can."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def check_number(
     whole: bool = False,
 ) -> None:
     """Raise a ValueError that names the number unless it is finite and in range."""
-    good = isinstance(value, Integral if whole else Real) and math.isfinite(value)
+    good = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    good = good and math.isfinite(value)
     good = good and (at_least is None or value >= at_least)
     good = good and (above is None or value > above)
     good = good and (below is None or value < below)
@@ -145,6 +146,15 @@ def check_matrix(
     return csr
 
 
+def check_scores(scores: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """Return scores, shape (len(users), …), as float32; raise a ValueError if any is NaN."""
+    bad = np.isnan(scores)
+    if bad.any():
+        user = users[np.argwhere(bad)[0, 0]]
+        raise ValueError(f"scores of user {user} contain NaN: did the training diverge?")
+    return scores.astype(np.float32, copy=False)
+
+
 def check_memory(what: str, n_bytes: float, way_out: str) -> None:
     """Raise a ValueError if so much memory is not free, before it is asked for.
 
@@ -161,5 +171,7 @@ def nearest(what: str, name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     if name in known:
         return name
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
-    raise ValueError(f"unknown {what} {name!r}: did you mean {close[0]!r}? Known: {known}")
+    folded = {one.casefold(): one for one in known}
+    close = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0)
+    hint = f"did you mean {folded[close[0]]!r}? " if close else ""
+    raise ValueError(f"unknown {what} {name!r}: {hint}Known: {known}")

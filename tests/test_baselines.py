@@ -1,6 +1,7 @@
 """Baselines against dense linear algebra, counting, and averages taken one by one."""
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,15 +10,9 @@ from scipy import sparse
 from nmf_helpers.baselines import EASE, BiasRidge, GlobalMean, ItemMean, Popularity, UserMean
 from nmf_helpers.data import encode_ratings, interaction_matrix, load_ratings, split_ratings
 from nmf_helpers.metrics import auc, rmse
+from scorers import ScorerContract, random_ratings
 
-ALL = [GlobalMean, UserMean, ItemMean, BiasRidge, Popularity, EASE]
-
-
-def random_ratings(n_users=12, n_items=9, density=0.4, seed=0):
-    rng = np.random.default_rng(seed)
-    dense = rng.integers(1, 6, size=(n_users, n_items)) * (rng.random((n_users, n_items)) < density)
-    dense[rng.integers(n_users), rng.integers(n_items)] = 3
-    return sparse.csr_matrix(dense.astype(np.float32))
+RATING = [GlobalMean, UserMean, ItemMean, BiasRidge]
 
 
 @pytest.fixture
@@ -82,7 +77,7 @@ def test_bias_ridge_finds_planted_biases_where_means_cannot():
 @settings(max_examples=60, deadline=None)
 def test_ease_is_a_ridge_regression_of_each_item_on_all_others(n_items, l2, seed):
     train = random_ratings(12, n_items, seed=seed)
-    x = train.toarray().astype(np.float64)
+    x = (train.toarray() > 0).astype(np.float64)  # five stars or one, it is an interaction
     weights = np.zeros((n_items, n_items))
     for item in range(n_items):
         others = np.arange(n_items) != item
@@ -93,10 +88,10 @@ def test_ease_is_a_ridge_regression_of_each_item_on_all_others(n_items, l2, seed
 
 
 def test_bias_ridge_on_real_ratings_is_what_models_must_beat():
-    raw_train, raw_valid = split_ratings(load_ratings("latest-small"))
+    raw_train, raw_validation = split_ratings(load_ratings("latest-small"))
     train = interaction_matrix(encode_ratings(raw_train, raw_train))
-    valid = interaction_matrix(encode_ratings(raw_valid, raw_train))
-    error = {kind: rmse(kind().fit(train), valid, clip=(0.5, 5)) for kind in ALL[:4]}
+    validation = interaction_matrix(encode_ratings(raw_validation, raw_train))
+    error = {kind: rmse(kind().fit(train), validation, clip=(0.5, 5)) for kind in RATING}
     assert error[BiasRidge] == pytest.approx(0.880, abs=0.001)
     assert error[BiasRidge] < error[UserMean] - 0.05 < error[ItemMean] < error[GlobalMean]
 
@@ -119,75 +114,28 @@ def test_a_match_that_only_ease_can_know_is_found_by_ease_alone():
 # --- What all of them share ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ALL)
-class TestEveryBaseline:
-    def test_predict_and_score_matrix_agree(self, kind):
-        baseline = kind().fit(random_ratings())
-        users, items = np.divmod(np.arange(12 * 9), 9)
-        scores = baseline.score_matrix()
-        assert scores.shape == (12, 9) and scores.dtype == np.float32
-        predicted = baseline.predict(users, items)
-        assert predicted.shape == (108,) and predicted.dtype == np.float32
-        np.testing.assert_allclose(predicted, scores.ravel(), atol=1e-6)
+class TestGlobalMean(ScorerContract):
+    make = GlobalMean
 
-    def test_some_users_are_scored_in_the_order_asked(self, kind):
-        baseline = kind().fit(random_ratings())
-        some = baseline.score_matrix(np.array([7, 2, 7]))
-        np.testing.assert_allclose(some, baseline.score_matrix()[[7, 2, 7]], atol=1e-6)
 
-    def test_users_and_items_without_ratings_get_a_finite_score(self, kind, ratings):
-        assert np.isfinite(kind().fit(ratings).score_matrix()).all()
+class TestUserMean(ScorerContract):
+    make = UserMean
 
-    def test_the_training_matrix_is_not_written_to(self, kind):
-        ratings = random_ratings().astype(np.float64)
-        before = ratings.copy()
-        kind().fit(ratings)
-        assert (ratings != before).nnz == 0
 
-    def test_fitting_again_forgets_the_first_fit(self, kind):
-        first, second = random_ratings(seed=1), random_ratings(5, 4, seed=2)
-        again = kind().fit(first).fit(second).score_matrix()
-        np.testing.assert_array_equal(again, kind().fit(second).score_matrix())
+class TestItemMean(ScorerContract):
+    make = ItemMean
 
-    def test_every_sparse_format_and_an_array_will_do(self, kind):
-        ratings = random_ratings()
-        expected = kind().fit(ratings).score_matrix()
-        for convert in (sparse.coo_matrix, sparse.csc_array, sparse.csr_array, np.asarray):
-            other = convert(ratings.toarray())
-            np.testing.assert_allclose(kind().fit(other).score_matrix(), expected, atol=1e-6)
 
-    def test_ids_outside_the_training_matrix_are_refused(self, kind, ratings):
-        baseline = kind().fit(ratings)
-        with pytest.raises(ValueError, match=r"user 3 is not among the 3 users .*\(0 to 2\)"):
-            baseline.predict([0, 3], [0, 0])
-        with pytest.raises(ValueError, match="item -1 is not among the 4 items"):
-            baseline.predict([0], [-1])
-        with pytest.raises(ValueError, match="user 9 is not among"):
-            baseline.score_matrix([9])
+class TestBiasRidge(ScorerContract):
+    make = BiasRidge
 
-    def test_ids_must_pair_up_and_be_whole_numbers(self, kind, ratings):
-        baseline = kind().fit(ratings)
-        with pytest.raises(ValueError, match="2 users cannot be paired with 1 items"):
-            baseline.predict([0, 1], [0])
-        with pytest.raises(TypeError, match="item ids must be integers, not float64"):
-            baseline.predict([0], [1.0])
-        with pytest.raises(ValueError, match="user ids must be a 1-D array, not 2-D"):
-            baseline.predict([[0]], [0])
-        assert baseline.predict([], []).shape == (0,)
 
-    def test_predicting_before_fitting_is_refused(self, kind):
-        with pytest.raises(RuntimeError, match=f"this {kind.__name__} is not fitted; call fit"):
-            kind().predict([0], [0])
-        with pytest.raises(RuntimeError, match="call fit"):
-            kind().score_matrix()
+class TestPopularity(ScorerContract):
+    make, kind = Popularity, "interactions"
 
-    def test_training_ratings_must_exist_and_be_finite(self, kind):
-        with pytest.raises(ValueError, match="no ratings"):
-            kind().fit(sparse.csr_matrix((3, 4)))
-        with pytest.raises(ValueError, match="NaN or infinite"):
-            kind().fit(np.array([[1.0, np.nan]]))
-        with pytest.raises(ValueError, match=r"must be a .* matrix, not 1-D"):
-            kind().fit(np.array([1.0, 2.0]))
+
+class TestEASE(ScorerContract):
+    make, kind = EASE, "interactions"
 
 
 def test_unseen_users_and_items_fall_back_on_what_is_known(ratings):
@@ -199,14 +147,44 @@ def test_unseen_users_and_items_fall_back_on_what_is_known(ratings):
 
 
 def test_penalties_must_be_above_zero(ratings):
-    for baseline, name in (
-        (BiasRidge(user_reg=0), "user_reg=0"),
-        (BiasRidge(item_reg=-1.0), "item_reg=-1.0"),
-        (EASE(l2=float("nan")), "l2=nan"),
+    for baseline, setting in (
+        (BiasRidge(user_reg=0), "user_reg"),
+        (BiasRidge(item_reg=-1.0), "item_reg"),
+        (EASE(l2=float("nan")), "l2"),
     ):
-        with pytest.raises(ValueError, match=f"{name} must be above 0"):
+        with pytest.raises(ValueError, match=f"^{setting} must be a number, above 0, not"):
             baseline.fit(ratings)
 
 
 def test_a_baseline_shows_its_settings():
     assert repr(BiasRidge(item_reg=2.0)) == "BiasRidge(user_reg=5.0, item_reg=2.0)"
+
+
+def test_memory_is_looked_at_before_it_is_asked_for(monkeypatch):
+    real = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: real._replace(available=10**6))
+    likes = sparse.eye_array(1000, format="csr")
+    with pytest.raises(ValueError, match=r"EASE.* 1000 x 1000 items.*0.0224 GiB.*rare items"):
+        EASE().fit(likes)
+    popularity = Popularity().fit(likes)
+    with pytest.raises(ValueError, match=r"1000 users x 1000 items.*score_matrix\(users\)"):
+        popularity.score_matrix()
+    assert popularity.score_matrix(range(100)).shape == (100, 1000)
+    assert popularity.predict(np.arange(1000), np.arange(1000)).sum() == 1000
+
+
+def test_single_pairs_of_many_users_never_take_all_their_rows_at_once(monkeypatch):
+    ease = EASE().fit(sparse.eye_array(3000, format="csr"))
+    asked, rows = [], ease._scores
+    monkeypatch.setattr(ease, "_scores", lambda users: asked.append(len(users)) or rows(users))
+    assert ease.predict(np.arange(3000)[::-1], np.arange(3000)).shape == (3000,)
+    assert sum(asked) == 3000 and max(asked) * 3000 <= 2**20
+
+
+def test_scores_that_are_nan_do_not_leave():
+    mean = GlobalMean().fit(np.ones((3, 2)))
+    mean.user_bias_[1] = np.nan
+    for score in (lambda: mean.predict([0, 1], [0, 0]), mean.score_matrix):
+        with pytest.raises(ValueError, match="scores of user 1 contain NaN"):
+            score()
+    assert mean.score_matrix([0, 2]).shape == (2, 2)

@@ -1,0 +1,167 @@
+"""What every scorer promises: a test class inherits `ScorerContract` and says how one is made."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+
+def random_ratings(n_users=12, n_items=9, density=0.4, seed=0):
+    """Whole stars from 1 to 5, at least one; as float32 CSR."""
+    rng = np.random.default_rng(seed)
+    dense = rng.integers(1, 6, size=(n_users, n_items)) * (rng.random((n_users, n_items)) < density)
+    dense[rng.integers(n_users), rng.integers(n_items)] = 3
+    return sparse.csr_matrix(dense.astype(np.float32))
+
+
+class ScorerContract:
+    """Subclass as ``class TestMine(ScorerContract)`` and write `make`.
+
+    For a scorer that isn't made unfitted, write `fit` instead, and switch off what needs `make`:
+    ``test_scoring_before_fitting_is_refused = test_fitting_again_starts_anew = None``.
+    """
+
+    kind = "ratings"  # or "interactions"
+    atol = 1e-5  # between predict and score_matrix
+
+    def make(self):
+        """Return a scorer that isn't fitted, with every seed fixed."""
+        raise NotImplementedError
+
+    def fit(self, matrix):
+        """Return a scorer fitted to the matrix; override for one with another way of fitting."""
+        return self.make().fit(matrix)
+
+    def matrix(self, **shape):
+        """Return a small matrix of this kind, in which user 5 and item 4 have nothing."""
+        dense = random_ratings(**shape).toarray()
+        dense[5:6], dense[:, 4:5] = 0, 0
+        return sparse.csr_matrix(dense > 0 if self.kind == "interactions" else dense, dtype="f4")
+
+    def test_fit_gives_a_scorer_of_the_matrix_shape(self):
+        scorer = self.fit(self.matrix())
+        assert tuple(scorer.shape_) == (12, 9)
+        assert hasattr(scorer, "predict") and hasattr(scorer, "score_matrix")
+
+    def test_scores_are_float32_and_finite_for_everyone_and_everything(self):
+        scores = self.fit(self.matrix()).score_matrix()
+        assert scores.shape == (12, 9) and scores.dtype == np.float32
+        assert np.isfinite(scores).all()  # user 5 and item 4 included
+
+    def test_predict_gives_the_entries_of_score_matrix(self):
+        scorer = self.fit(self.matrix())
+        users, items = np.divmod(np.random.default_rng(0).permutation(12 * 9), 9)
+        predicted = scorer.predict(users, items)
+        assert predicted.shape == (108,) and predicted.dtype == np.float32
+        np.testing.assert_allclose(predicted, scorer.score_matrix()[users, items], atol=self.atol)
+
+    def test_some_users_are_scored_in_the_order_asked_and_as_often(self):
+        scorer = self.fit(self.matrix())
+        everyone = scorer.score_matrix()
+        for users in ([7, 2, 7], np.array([11], dtype=np.uint8), pd.Series([0, 5]), range(12)):
+            some = scorer.score_matrix(users)
+            np.testing.assert_allclose(some, everyone[np.asarray(users)], atol=self.atol)
+
+    def test_nobody_gets_no_scores(self):
+        scorer = self.fit(self.matrix())
+        assert scorer.predict([], []).shape == (0,)
+        assert scorer.score_matrix([]).shape == (0, 9)
+
+    @pytest.mark.parametrize("convert", [np.asarray, sparse.coo_matrix, sparse.csc_array])
+    def test_an_array_and_every_sparse_format_will_do(self, convert):
+        matrix = self.matrix()
+        expected = self.fit(matrix).score_matrix()
+        found = self.fit(convert(matrix.toarray())).score_matrix()
+        np.testing.assert_allclose(found, expected, atol=self.atol)
+
+    @pytest.mark.parametrize("dtype", ["f4", "f8", "i8"])
+    def test_the_matrix_given_is_not_written_to_nor_kept(self, dtype):
+        matrix = sparse.csr_array(self.matrix().astype(dtype))
+        before = matrix.copy()
+        scorer = self.fit(matrix)
+        scores = scorer.score_matrix()
+        for part in ("data", "indices", "indptr"):
+            np.testing.assert_array_equal(getattr(matrix, part), getattr(before, part))
+        matrix.data[:] = 4
+        np.testing.assert_array_equal(scorer.score_matrix(), scores)
+
+    def test_scores_handed_out_are_the_callers(self):
+        scorer = self.fit(self.matrix())
+        scores = scorer.score_matrix()
+        before = scores.copy()
+        scores[:] = 99
+        np.testing.assert_array_equal(scorer.score_matrix(), before)
+
+    def test_the_same_matrix_gives_the_same_scores(self):
+        first, second = (self.fit(self.matrix()).score_matrix() for _ in range(2))
+        np.testing.assert_array_equal(first, second)
+
+    def test_fitting_again_starts_anew(self):
+        scorer = self.make().fit(self.matrix(n_users=7, n_items=6, seed=1))
+        assert scorer.fit(self.matrix()) is scorer
+        expected = self.fit(self.matrix()).score_matrix()
+        np.testing.assert_array_equal(scorer.score_matrix(), expected)
+        with pytest.raises(ValueError, match="nan"):
+            scorer.fit(np.array([[1.0, np.nan]]))
+        np.testing.assert_array_equal(scorer.score_matrix(), expected)
+
+    @pytest.mark.parametrize(
+        ("ids", "error", "says"),
+        [
+            ([99], IndexError, "99 does not"),
+            ([0, -1], IndexError, "-1 does not"),
+            ([1.0], TypeError, "whole numbers, not float64"),
+            (["1"], TypeError, "whole numbers, not <U1"),
+            ([True], TypeError, "whole numbers, not bool"),
+            ([[0]], ValueError, "one-dimensional"),
+            (3, ValueError, "one-dimensional"),
+        ],
+    )
+    def test_ids_that_cannot_be_are_refused_by_name(self, ids, error, says):
+        scorer = self.fit(self.matrix())
+        good = np.zeros(np.size(ids), dtype=int)
+        with pytest.raises(error, match=f"users must .*{says}"):
+            scorer.predict(ids, good)
+        with pytest.raises(error, match=f"items must .*{says}"):
+            scorer.predict(good, ids)
+        with pytest.raises(error, match=f"users must .*{says}"):
+            scorer.score_matrix(ids)
+
+    def test_users_and_items_come_in_pairs(self):
+        with pytest.raises(ValueError, match="2 users but 1 items"):
+            self.fit(self.matrix()).predict([0, 1], [0])
+
+    def test_a_table_is_not_a_matrix(self):
+        table = pd.DataFrame({"userId": [1, 2], "movieId": [3, 4], "rating": [4.0, 5.0]})
+        with pytest.raises(TypeError, match=r"table.*interaction_matrix"):
+            self.fit(table)
+
+    @pytest.mark.parametrize(
+        ("matrix", "error", "says"),
+        [
+            (np.array([[1.0, np.nan]]), ValueError, "nan at user 0, item 1"),
+            (sparse.csr_matrix([[0, np.inf]]), ValueError, "inf at user 0, item 1"),
+            (sparse.csr_matrix((3, 4)), ValueError, "empty"),
+            (np.zeros((3, 4)), ValueError, "empty"),
+            (np.array([1.0, 2.0]), TypeError, "users x items matrix"),
+            (np.array([["a", "b"]]), TypeError, "users x items matrix"),
+        ],
+    )
+    def test_a_matrix_that_cannot_be_is_refused(self, matrix, error, says):
+        with pytest.raises(error, match=says):
+            self.fit(matrix)
+
+    def test_a_number_below_zero_is_a_rating_but_no_interaction(self):
+        matrix = self.matrix()
+        matrix.data[3] = -1
+        if self.kind == "interactions":
+            with pytest.raises(ValueError, match=r"-1 at user .*a dislike is no interaction"):
+                self.fit(matrix)
+        else:
+            assert np.isfinite(self.fit(matrix).score_matrix()).all()
+
+    def test_scoring_before_fitting_is_refused(self):
+        scorer = self.make()
+        for score in (lambda: scorer.predict([0], [0]), scorer.score_matrix):
+            with pytest.raises(RuntimeError, match=f"{type(scorer).__name__} .*call fit"):
+                score()
