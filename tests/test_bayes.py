@@ -3,27 +3,47 @@
 import numpy as np
 import pytest
 from scipy import sparse
+from scorers import ScorerContract
 
 from nmf_helpers.baselines import BiasRidge
-from nmf_helpers.bayes import BayesianMF, _Side, with_ones
+from nmf_helpers.bayes import BayesianMF, _Noises, _Side, _Windows, with_ones
 from nmf_helpers.metrics import rmse
 
 QUICK = {"n_factors": 2, "n_sweeps": 8, "burn_in": 2}
 
 
-def planted(seed=0, n_users=80, n_items=60):
+class TestBayesianMF(ScorerContract):
+    def make(self):
+        return BayesianMF(**QUICK)
+
+
+def planted(seed=0, n_users=80, n_items=60, unit=1.0):
     """Return (train, truth): noisy ratings of a third of the pairs, and all without noise."""
     rng = np.random.default_rng(seed)
     bias = rng.normal(0, 0.3, (n_users, 1)) + rng.normal(0, 0.3, n_items)
     truth = 3.5 + bias + rng.normal(0, 1, (n_users, 2)) @ rng.normal(0, 0.6, (2, n_items))
     rated = rng.random(truth.shape) < 1 / 3
-    return sparse.csr_array(np.where(rated, truth + rng.normal(0, 0.3, truth.shape), 0)), truth
+    noisy = truth + rng.normal(0, 0.3, truth.shape)
+    return sparse.csr_array(np.where(rated, unit * noisy, 0)), unit * truth
 
 
-def side(train):
+def in_sittings(mood=0.8, seed=0):
+    """Return (train, times, hidden, its times): three moments of each user, each with a mood."""
+    rng = np.random.default_rng(seed)
+    _, truth = planted(seed)
+    moment = rng.integers(3, size=truth.shape)
+    moods = rng.normal(0, mood, (len(truth), 3))
+    ratings = truth + np.take_along_axis(moods, moment, axis=1)
+    seconds = 8e8 + 90000 * moment
+    ratings += rng.normal(0, 0.3, truth.shape)
+    part = rng.integers(4, size=truth.shape)  # a quarter to learn from, a quarter hidden
+    return [sparse.csr_array(np.where(part == p, x, 0)) for p in (0, 1) for x in (ratings, seconds)]
+
+
+def side(train, power=0.35, features=None):
     position = train.copy()
     position.data = np.arange(train.nnz)
-    return _Side(position)
+    return _Side(position, power, features)
 
 
 @pytest.fixture
@@ -40,38 +60,42 @@ def small():
 def test_the_draws_of_a_user_follow_her_posterior(small):
     rng = np.random.default_rng(0)
     others, prior_mean = rng.normal(size=(5, 3)), rng.normal(size=(4, 3))
-    prior_precision = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.3], [0.0, 0.3, 3.0]])
+    scatter = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.3], [0.0, 0.3, 3.0]])
     precision = rng.uniform(0.5, 2, small.nnz)
     users = side(small)
-    args = (small.data, precision, others, prior_precision, prior_mean, rng)
-    draws = np.array([users.draw(*args) for _ in range(4000)])  # (draws, users, 3)
+    args = (small.data, precision, others, scatter, prior_mean, rng)
+    means, draws = np.moveaxis([users.draw(*args) for _ in range(4000)], 1, 0)
     for user in range(4):
         # Bayes' rule rating by rating, on covariances: a Kalman filter, which inverts nothing.
-        mean, covariance = prior_mean[user].copy(), np.linalg.inv(prior_precision)
+        mean, covariance = prior_mean[user].copy(), np.linalg.inv(scatter)
         for entry in range(small.indptr[user], small.indptr[user + 1]):
             item = small.indices[entry]
             v = np.array([others[item, 0], others[item, 1], 1.0])
             surprise = small.data[entry] - others[item, 2] - v @ mean
             gain = covariance @ v / (v @ covariance @ v + 1 / precision[entry])
             mean, covariance = mean + gain * surprise, covariance - np.outer(gain, v @ covariance)
+        np.testing.assert_allclose(means[0, user], mean, atol=1e-5)
         error = 5 * np.sqrt(covariance.diagonal() / len(draws))
         assert (abs(draws[:, user].mean(axis=0) - mean) < error).all()
         np.testing.assert_allclose(np.cov(draws[:, user].T), covariance, atol=0.06)
 
 
+@pytest.mark.parametrize("power", [0.35, None])
 @pytest.mark.parametrize("tall", [True, False])
-def test_the_draws_of_the_prior_follow_a_gaussian_process(small, tall):
+def test_the_draws_of_the_prior_follow_a_gaussian_process(small, tall, power):
     train = sparse.csr_array(small.T) if tall else small
-    seen = (train.toarray() > 0).astype(float)
-    x = seen / np.maximum(seen.sum(axis=1, keepdims=True), 1) ** 0.35
-    kernel = x @ x.T
-    kernel = kernel / np.trace(kernel) * len(x) + 1
-    n = len(kernel)
+    n = train.shape[0]
+    features = np.random.default_rng(2).normal(size=(n, 2))
+    kernel = features @ features.T + 1
+    if power is not None:
+        seen = (train.toarray() > 0).astype(float)
+        x = seen / np.maximum(seen.sum(axis=1, keepdims=True), 1) ** power
+        kernel += x @ x.T / np.trace(x @ x.T) * n
     posterior = kernel @ np.linalg.inv(kernel + np.eye(n))  # of a noise as large as Λ⁻¹
     rng = np.random.default_rng(1)
     theta = rng.normal(size=(n, 2))
-    rows = side(train)
-    np.testing.assert_allclose((rows.q * rows.explained) @ rows.q.T, posterior, atol=1e-9)
+    rows = side(train, power, features)
+    np.testing.assert_allclose((rows.q * rows.explained) @ rows.q.T, posterior, atol=1e-6)
     draws = [rows.draw_prior(theta, rng) for _ in range(2500)]
     means = np.array([f for _, f in draws])
     np.testing.assert_allclose(means.mean(axis=0), posterior @ theta, atol=0.06)
@@ -83,6 +107,43 @@ def test_the_draws_of_the_prior_follow_a_gaussian_process(small, tall):
     np.testing.assert_allclose(np.mean([s for s, _ in draws], axis=0), wanted, rtol=0.1, atol=0.1)
 
 
+def test_moods_of_a_known_size_have_their_posterior_in_closed_form():
+    rng = np.random.default_rng(0)
+    user, seconds = rng.integers(2, size=12), rng.integers(3 * 86400, size=12) // 1800 * 1800
+    residual, precision = rng.normal(size=12), rng.uniform(0.5, 4, size=12)
+    widths = 86400, 3600, 60
+    windows, totals = _Windows(user, seconds, widths), []
+    for _ in range(6000):
+        totals.append(windows.draw(residual, precision, rng) * 0.7 / windows.s)
+        windows.effects = [e * 0.7 / windows.s for e in windows.effects]
+        windows.s = 0.7
+    same_user = user[:, None] == user
+    shared = sum(same_user & (seconds[:, None] // w == seconds // w) for w in widths)
+    prior = 0.7**2 * shared  # the covariance of the sums of effects
+    gain = prior @ np.linalg.inv(prior + np.diag(1 / precision))
+    np.testing.assert_allclose(windows.at(user, seconds), gain @ residual, atol=0.06)
+    np.testing.assert_allclose(np.cov(np.transpose(totals)), prior - gain @ prior, atol=0.08)
+
+
+def test_the_noise_of_all_is_a_gamma_and_each_side_adds_its_own():
+    rng = np.random.default_rng(0)
+    user, item = np.divmod(np.arange(40 * 50), 50)
+    deviation = np.where(user < 20, 0.3, 0.9)
+    squared = (deviation * rng.normal(size=2000)) ** 2
+    alike, own = (_Noises((user, item), (40, 50), 4.0, vary) for vary in (False, True))
+    draws = []
+    for _ in range(400):
+        alike.draw(squared, rng)
+        own.draw(squared, rng)
+        draws.append(alike.precision[0])
+        assert (alike.precision == alike.precision[0]).all()
+    shape, rate = 2001 / 2, (squared.sum() + 1) / 2
+    assert np.mean(draws) == pytest.approx(shape / rate, rel=0.01)
+    assert np.std(draws) == pytest.approx(shape**0.5 / rate, rel=0.15)
+    calm, wild = (np.median(own.precision[rows]) for rows in (user < 20, user >= 20))
+    assert 6 < calm / wild < 12  # planted: 9
+
+
 def test_biases_meet_ones():
     left, right = np.array([[2.0, 3.0, 0.5]]), np.array([[5.0, 7.0, 0.25]])
     dot = with_ones(left, last=True) @ with_ones(right, last=False).T
@@ -92,77 +153,96 @@ def test_biases_meet_ones():
 # --- What comes out ------------------------------------------------------------------------------
 
 
-def test_it_recovers_planted_tastes_and_noise():
-    train, truth = planted()
-    hidden = sparse.csr_array(np.where(train.toarray() == 0, truth, 0))
-    *_, last = BayesianMF(n_factors=4, n_sweeps=80, burn_in=30).sweeps(train, hidden)
-    assert last["rmse"] < 0.5 * rmse(BiasRidge().fit(train), hidden)
-    assert last["rmse"] < 0.9 * last["sample_rmse"]  # the average beats its last draw
-    assert 0.25 < last["noise"] < 0.35  # planted: 0.3
+def test_it_recovers_planted_tastes_and_noise_on_any_scale():
+    errors = []
+    for unit in (1.0, 20.0):
+        train, truth = planted(unit=unit)
+        hidden = sparse.csr_array(np.where(train.toarray() == 0, truth, 0))
+        model = BayesianMF(n_factors=4, n_sweeps=80, burn_in=30)
+        *_, last = model.sweeps(train, evaluate_on={"hidden": hidden})
+        assert last["hidden_rmse"] < 0.5 * rmse(BiasRidge().fit(train), hidden)
+        assert last["hidden_rmse"] < 0.9 * last["hidden_sample_rmse"]  # the average beats a draw
+        assert 0.25 < last["noise"] / unit < 0.35  # planted: 0.3
+        errors.append(last["hidden_rmse"] / unit)
+    assert errors[0] == pytest.approx(errors[1], abs=0.002)
 
 
-def test_who_rated_what_tells_tastes_before_any_rating_does():
-    # Two crowds, each with ten films that only it rates, 3 stars for all of them. Of twenty
-    # other films one crowd loves the first half and the other the second. Two new users have
-    # rated nothing but their crowd's ten, 3 stars: all that is known of them is *which* films.
-    dense, rng = np.zeros((60, 40)), np.random.default_rng(0)
-    dense[:30, :10], dense[30:, 10:20] = 3, 3
-    dense[:30, 20:30], dense[30:, 30:] = 5, 5
-    dense[:30, 30:], dense[30:, 20:30] = 1, 1
+@pytest.mark.parametrize("told_by", ["who rated what", "features"])
+def test_tastes_are_told_before_any_rating_tells_them(told_by):
+    # Two crowds of users: of the last twenty films the first crowd loves ten and the second the
+    # others. For "who rated what" each crowd rates ten more films, at random, and of ten new users
+    # nothing else is known. For "features" two of the twenty films are rated by nobody.
+    rng = np.random.default_rng(0)
+    crowd, kind = np.arange(60) % 2, np.arange(40) // 10
+    dense = np.where(crowd[:, None] == kind % 2, 5, 1)
+    dense[:, :20] = rng.integers(1, 6, size=(60, 20)) * (crowd[:, None] == kind[:20])
     dense *= rng.random(dense.shape) < 0.7
-    dense[[0, 59], 20:] = 0
-    scores = BayesianMF(n_factors=2, n_sweeps=60, burn_in=20).fit(dense).score_matrix()
-    assert scores[0, 20:30].mean() > scores[0, 30:].mean() + 1
-    assert scores[59, 30:].mean() > scores[59, 20:30].mean() + 1
+    rows, columns = slice(50, 60), slice(20, 40)
+    if told_by == "who rated what":
+        dense[rows, columns] = 0
+    else:
+        rows, columns = slice(0, 60), slice(29, 31)
+        dense[:, columns] = 0
+    loved = (crowd[:, None] == kind % 2)[rows, columns]
+    gaps = []
+    for knows in (True, False):
+        facts = np.eye(4)[kind] if knows and told_by == "features" else None
+        model = BayesianMF(n_factors=2, n_sweeps=60, burn_in=20)
+        model.who_rated_what = knows and told_by == "who rated what"
+        scores = model.fit(dense, item_features=facts).score_matrix()[rows, columns]
+        gaps.append(scores[loved].mean() - scores[~loved].mean())
+    assert gaps[0] > 2 > 1 > abs(gaps[1])
+
+
+def test_moods_are_recovered_and_an_unseen_window_adds_nothing():
+    train, times, hidden, later = in_sittings()
+    model = BayesianMF(n_factors=3, n_sweeps=60, burn_in=20).fit(train, times=times)
+    users, items = hidden.nonzero()
+    without, with_times = model.predict(users, items), model.predict(users, items, later.data)
+    assert rmse(with_times, hidden.data) < 0.8 * rmse(without, hidden.data)
+    assert np.std(with_times - without) == pytest.approx(0.8 * (2 / 3) ** 0.5, rel=0.2)
+    assert np.array_equal(model.predict(users, items, later.data + 1e8), without)
+
+
+def test_times_that_say_nothing_change_nothing_beyond_noise():
+    train, _, hidden, _ = in_sittings(mood=0.0)
+    users, items = hidden.nonzero()
+    rng = np.random.default_rng(0)
+    said = [sparse.csr_array(part, copy=True) for part in (train, hidden)]
+    for one in said:
+        one.data = rng.integers(10**9, size=one.nnz)
+    model = BayesianMF(n_factors=3, n_sweeps=80, burn_in=20)
+    plain = model.fit(train).predict(users, items)
+    dated = model.fit(train, times=said[0]).predict(users, items, said[1].data)
+    assert rmse(dated, hidden.data) == pytest.approx(rmse(plain, hidden.data), rel=0.03)
 
 
 def test_the_average_is_of_the_sweeps_after_the_burn_in():
     train, _ = planted()
-    model, samples = BayesianMF(**QUICK), []
-    short = [BayesianMF(**QUICK | {"n_sweeps": n, "burn_in": n - 1}) for n in range(3, 9)]
-    for one in short:  # the last draw alone
-        samples.append(one.fit(train).score_matrix())
+    model = BayesianMF(n_factors=2, n_sweeps=40, burn_in=2)
+    single = []
+    for n in range(3, 41):  # each alone: what is averaged after the burn-in is only the last
+        one = BayesianMF(n_factors=2, n_sweeps=n, burn_in=n - 1)
+        single.append(one.fit(train).score_matrix())
     np.testing.assert_allclose(
-        model.fit(train).score_matrix(), np.mean(samples, axis=0), rtol=1e-4, atol=1e-4
+        model.fit(train).score_matrix(), np.mean(single, axis=0), rtol=1e-4, atol=1e-4
     )
 
 
-def test_following_test_ratings_changes_nothing():
+def test_following_ratings_changes_nothing():
     train, truth = planted()
-    followed = BayesianMF(**QUICK)
-    records = list(followed.sweeps(train, sparse.csr_array(truth)))
+    followed, truth = BayesianMF(**QUICK), sparse.csr_array(truth)
+    records = []
+    for record in followed.sweeps(train, evaluate_on={"a": truth, "b": train}):
+        records.append(record)
+        now = rmse(followed, truth, clip=(train.data.min(), train.data.max()))
+        assert record["a_rmse"] == pytest.approx(now, abs=1e-4)  # usable as it stands
     assert [r["sweep"] for r in records] == list(range(1, 9))
-    assert records[1]["rmse"] == records[1]["sample_rmse"]
-    assert records[7]["rmse"] == pytest.approx(
-        rmse(followed, sparse.csr_array(truth), clip=(train.data.min(), train.data.max()))
-    )
+    assert {"noise", "seconds", "b_rmse", "b_sample_rmse"} <= set(records[0])
     alone = BayesianMF(**QUICK).fit(train)
-    assert np.array_equal(alone.score_matrix(), followed.score_matrix())
-    assert "rmse" not in next(BayesianMF(**QUICK).sweeps(train))
-
-
-def test_seeds_decide_and_the_global_state_is_left_alone():
-    train, _ = planted()
-    np.random.seed(5)
-    before = np.random.get_state()[1].copy()
-    first, again, other = (
-        BayesianMF(**QUICK, seed=seed).fit(train).score_matrix() for seed in (1, 1, 2)
-    )
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
-    assert np.array_equal(before, np.random.get_state()[1])
-
-
-def test_the_training_matrix_is_left_alone_and_its_form_does_not_matter():
-    train, _ = planted()
-    twice = sparse.csr_array(train, copy=True)
-    wanted = BayesianMF(**QUICK).fit(train).score_matrix()
-    assert (train != twice).nnz == 0
-    split = sparse.csr_array(([2.0, 2.0, 3.0], [0, 0, 1], [0, 3]), shape=(1, 2))
-    BayesianMF(**QUICK).fit(split)
-    assert split.nnz == 3  # the two halves of a rating are still two
-    for form in (train.toarray(), train.tocsc(), sparse.csr_matrix(train).astype(np.float32)):
-        np.testing.assert_allclose(BayesianMF(**QUICK).fit(form).score_matrix(), wanted, rtol=0.01)
+    np.testing.assert_allclose(alone.score_matrix(), followed.score_matrix(), atol=1e-5)
+    other = BayesianMF(**QUICK, seed=1).fit(train)
+    assert not np.allclose(alone.score_matrix(), other.score_matrix(), atol=1e-3)
 
 
 def test_ratings_without_noise_or_without_difference_are_no_trouble():
@@ -171,25 +251,16 @@ def test_ratings_without_noise_or_without_difference_are_no_trouble():
     np.testing.assert_allclose(scores, 4, atol=0.2)
 
 
-def test_users_and_films_without_ratings_get_finite_scores(small):
-    model = BayesianMF(**QUICK).fit(small)
-    scores = model.score_matrix([3, 0])
-    assert scores.dtype == np.float32
-    assert scores.shape == (2, 5)
-    assert np.isfinite(scores).all()
-    assert model.predict([0, 3], [4, 2]).tolist() == [scores[1, 4], scores[0, 2]]
-
-
 # --- Errors --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"n_factors": 0}, "n_factors=0 must be at least 1"),
-        ({"burn_in": -1}, "burn_in=-1 must be at least 0"),
-        ({"n_sweeps": 20, "burn_in": 20}, "n_sweeps=20 must be at least 21"),
-        ({"steadiness": 0.0}, "steadiness=0.0 must be above 0"),
+        ({"n_factors": 0}, "n_factors must be a whole number, at least 1, not 0"),
+        ({"burn_in": -1}, "burn_in must be .*-1"),
+        ({"n_sweeps": 20, "burn_in": 20}, "n_sweeps=20 leaves nothing to average after burn_in=20"),
+        ({"noise_prior_shape": 0.0}, "noise_prior_shape must be .*above 0"),
     ],
 )
 def test_a_setting_out_of_range_is_named(small, setting, message):
@@ -197,12 +268,38 @@ def test_a_setting_out_of_range_is_named(small, setting, message):
         BayesianMF(**setting).fit(small)
 
 
-def test_what_cannot_be_learned_from_is_refused(small):
-    with pytest.raises(ValueError, match="no ratings"):
-        next(BayesianMF().sweeps(sparse.csr_array((3, 4))))
-    with pytest.raises(ValueError, match=r"test has shape \(2, 2\), train \(4, 5\)"):
-        next(BayesianMF().sweeps(small, sparse.csr_array((2, 2))))
-    with pytest.raises(RuntimeError, match="not fitted"):
-        BayesianMF().score_matrix()
-    with pytest.raises(ValueError, match="user 9"):
-        BayesianMF(**QUICK).fit(small).predict([9], [0])
+def changed(matrix, data):
+    return sparse.csr_array((data, matrix.indices, matrix.indptr), matrix.shape)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda m: {"times": m[:, ::-1]}, "times has 8 entries, in other places"),
+        (lambda m: {"times": m[:2]}, r"times has shape \(2, 5\)"),
+        (lambda m: {"times": changed(m, -m.data)}, "times must be seconds, .* not -5"),
+        (lambda m: {"times": changed(m, m.data * np.nan)}, "times holds nan"),
+        (lambda m: {"times": changed(m, 1e9 + m.data).astype("f4")}, "rounded to minutes"),
+        (lambda m: {"item_features": np.ones((4, 2))}, r"item_features has shape \(4, 2\)"),
+        (lambda m: {"item_features": np.full((5, 1), np.inf)}, "item_features holds inf"),
+        (lambda m: {"evaluate_on": {"later": m[:2]}}, r"evaluate_on\['later'\] has shape \(2, 5\)"),
+    ],
+)
+def test_what_does_not_belong_to_train_is_refused_at_once(small, given, message):
+    with pytest.raises(ValueError, match=message):
+        BayesianMF(**QUICK).sweeps(small, **given(small))
+
+
+def test_times_of_predictions_are_seconds_one_for_each_and_of_use(small):
+    model = BayesianMF(**QUICK).fit(small, times=small)
+    for times, message in ([1.0], "one for each"), ([1.0, np.nan], "nan"):
+        with pytest.raises(ValueError, match=message):
+            model.predict([0, 1], [0, 1], times)
+    with pytest.raises(ValueError, match="fitted without times"):
+        BayesianMF(**QUICK).fit(small).predict([0], [0], [1.0])
+
+
+def test_memory_is_looked_at_before_it_is_taken():
+    one = sparse.csr_array(([3.0, 4.0], ([0, 1], [0, 1])), shape=(2 * 10**6, 10**6))
+    with pytest.raises(ValueError, match="BayesianMF, with scores of 2000000 users .* GiB"):
+        BayesianMF().fit(one)

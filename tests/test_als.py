@@ -1,0 +1,138 @@
+"""Alternating least squares against a general minimiser, and its promises to a new user."""
+
+import numpy as np
+import pytest
+from planted import likes
+from scipy import sparse
+from scipy.optimize import minimize
+from scorers import ScorerContract
+
+from nmf_helpers.als import ImplicitALS, normal_equations
+from nmf_helpers.baselines import Popularity
+from nmf_helpers.metrics import ndcg_at_k
+
+SMALL = {"n_factors": 3, "l2": 0.5}
+
+
+class TestImplicitALS(ScorerContract):
+    kind = "interactions"
+
+    def make(self):
+        return ImplicitALS(n_factors=3, n_rounds=3)
+
+
+def objective(model, train, u, v, p=0.0):
+    """The sum that the class promises to minimise, written out for a dense array."""
+    liked = np.asarray(train.toarray() > 0)
+    n_users, n_items = liked.shape
+    n, m, w = liked.sum(1), liked.sum(0), model.unobserved_weight
+    zeros = w * ((n + 5) / (n + 5).mean()) ** model.activity_power
+    sizes = n + w * n_items, m + w * n_users
+    l2 = [model.l2 * (size / size.mean()) ** model.l2_power for size in sizes]
+    scores = u @ v.T
+    return (
+        ((1 - scores) ** 2)[liked].sum() + (zeros[:, None] * scores**2).sum()
+        + (l2[0] * (u**2).sum(1)).sum() + (l2[1] * ((v - p) ** 2).sum(1)).sum()
+    )  # fmt: skip
+
+
+def test_the_normal_equations_are_those_of_least_squares():
+    rng = np.random.default_rng(0)
+    weights = sparse.random_array((4, 6), density=0.6, format="csr", rng=rng)
+    v, y, mean = rng.normal(size=(6, 2)), rng.normal(size=weights.nnz), rng.normal(size=(4, 2))
+    precision = np.array([[2.0, 0.5], [0.5, 1.0]])
+    a, b = normal_equations(weights, y, v, precision, mean @ precision)
+    targets = sparse.csr_array((y, weights.indices, weights.indptr), weights.shape).toarray()
+    for row in range(4):
+        w, root = np.sqrt(weights.toarray()[row]), np.linalg.cholesky(precision).T
+        left = np.vstack([w[:, None] * v, root])
+        right = np.concatenate([w * targets[row], root @ mean[row]])
+        expected = np.linalg.lstsq(left, right, rcond=None)[0]
+        np.testing.assert_allclose(np.linalg.solve(a[row], b[row]), expected)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_each_side_is_the_minimum_while_the_other_stands_still(known):
+    train, _ = likes(12, 9)
+    features = np.random.default_rng(1).normal(size=(9, 2)) if known else None
+    before, model = (ImplicitALS(**SMALL, n_rounds=r).fit(train, features) for r in (3, 4))
+    u, v, p = before.user_vectors_, model.item_vectors_, 0.0
+    if known:  # what the features told after the third round
+        ridge = features.T @ features + 100 * np.eye(2)
+        p = features @ np.linalg.inv(ridge) @ features.T @ before.item_vectors_
+    shape = v.shape
+    best = minimize(lambda x: objective(model, train, u, x.reshape(shape), p), 0 * v.ravel())
+    np.testing.assert_allclose(v.ravel(), best.x, atol=1e-4)
+    u, shape = model.user_vectors_, model.user_vectors_.shape
+    best = minimize(lambda x: objective(model, train, x.reshape(shape), v), 0 * u.ravel())
+    np.testing.assert_allclose(u.ravel(), best.x, atol=1e-4)
+
+
+def test_the_objective_never_rises():
+    train, _ = likes()
+    models = [ImplicitALS(**SMALL, n_rounds=r).fit(train) for r in (1, 2, 3, 5, 8, 13)]
+    values = [objective(m, train, m.user_vectors_, m.item_vectors_) for m in models]
+    assert (np.diff(values) < 0).all()
+
+
+def test_it_finds_tastes_that_popularity_cannot():
+    train, test = likes(200, 60)
+    found = ndcg_at_k(ImplicitALS(n_factors=8, l2=2.0).fit(train), test, exclude=train)
+    assert found > 1.2 * ndcg_at_k(Popularity().fit(train), test, exclude=train)
+
+
+def test_features_place_items_that_nobody_knows_yet():
+    taste = np.add.outer(np.arange(80), np.arange(60)) % 2 == 0
+    train = taste & (np.random.default_rng(0).random(taste.shape) < 0.5)
+    train[:, 50:] = False
+    features = np.eye(2)[np.arange(60) % 2] * 20
+    blind = ImplicitALS(n_factors=4).fit(train).score_matrix()[:, 50:]
+    knowing = ImplicitALS(n_factors=4).fit(train, features).score_matrix()[:, 50:]
+    right = taste[:, 50:]
+    assert abs(blind).max() < 1e-6
+    assert knowing[right].min() > knowing[~right].max()
+
+
+def test_folding_in_a_training_user_gives_her_own_row():
+    train, _ = likes()
+    model = ImplicitALS(**SMALL).fit(train)
+    for user in (0, 7):
+        own = np.random.default_rng(0).permutation(train[[user]].indices)
+        np.testing.assert_allclose(model.fold_in(own), model.score_matrix([user])[0], atol=1e-6)
+    assert not model.fold_in([]).any()
+
+
+def test_a_score_is_the_sum_of_its_reasons():
+    train, _ = likes()
+    model, own = ImplicitALS(**SMALL).fit(train), [3, 11, 30]
+    reasons = model.explain(5, own)
+    assert reasons.shape == (3,)
+    assert reasons.sum() == pytest.approx(model.fold_in(own)[5], rel=1e-4)
+    np.testing.assert_allclose(model.explain(5, own[::-1]), reasons[::-1], rtol=1e-4)
+    assert model.explain(3, own).argmax() == 0  # the best reason for an item is itself
+
+
+@pytest.mark.parametrize("name", ["l2", "unobserved_weight", "n_factors", "n_rounds", "l2_power"])
+def test_a_wrong_number_is_named_and_changes_nothing(name):
+    train, _ = likes()
+    model = ImplicitALS(**SMALL).fit(train)
+    before = model.score_matrix()
+    setattr(model, name, -1)
+    with pytest.raises(ValueError, match=rf"{name} must be .*-1"):
+        model.fit(train, np.ones((train.shape[1], 1)))
+    assert np.array_equal(model.score_matrix(), before)
+
+
+def test_what_cannot_be_is_refused_by_name():
+    train, _ = likes()
+    with pytest.raises(ValueError, match=r"item_features has shape \(5, 2\).*40 columns"):
+        ImplicitALS().fit(train, np.ones((5, 2)))
+    with pytest.raises(ValueError, match="item_features holds nan for item 7"):
+        ImplicitALS().fit(train, np.where(np.arange(40) == 7, np.nan, 1)[:, None])
+    with pytest.raises(RuntimeError, match="not fitted"):
+        ImplicitALS().fold_in([1])
+    model = ImplicitALS(**SMALL).fit(train)
+    with pytest.raises(ValueError, match="twice"):
+        model.fold_in([3, 3])
+    with pytest.raises(IndexError, match=r"item must lie .*99 does not"):
+        model.explain(99, [1])
