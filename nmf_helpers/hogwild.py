@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 import pickle
+import shutil
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
@@ -14,6 +17,9 @@ from itertools import count
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from threading import Thread
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -48,7 +54,7 @@ def train_hogwild(
     start_epoch: int = 1,
     evaluate: Callable[[nn.Module], Mapping[str, Any]] | None = None,
     seed: int = 0,
-    start_method: str = "spawn",
+    start_method: str | None = None,
     timeout: float = 600.0,
 ) -> Generator[Record, None, None]:
     """Train a model in several processes at once, yielding one record per epoch.
@@ -75,17 +81,19 @@ def train_hogwild(
     seed : int
         Decides the shards and each worker's random state. With more than one worker a run is
         still not repeatable: who writes first is up to the machine.
-    start_method : {"spawn", "forkserver", "fork"}
-        "spawn" works on every system, and in a notebook.
+    start_method : {"forkserver", "spawn", "fork"}, optional
+        By default "forkserver" where the system has it: the first call starts a server process
+        that imports PyTorch, and workers fork from it in a moment. "spawn", a new Python for each
+        worker, is for any system; "fork" may hang once PyTorch has used threads.
     timeout : float
         Seconds that an epoch may take before a worker counts as hung.
 
     Raises
     ------
     ValueError
-        For settings that cannot work.
+        For settings that cannot work, or without room for the shared memory.
     TypeError
-        If the model or the step cannot be sent to another process.
+        If the model, the step or the data cannot be sent to another process.
     Diverged
         As `nmf_helpers.training.train`.
     WorkerError
@@ -99,31 +107,33 @@ def train_hogwild(
     """
     check_number("n_workers", n_workers, at_least=1, at_most=MOST_WORKERS, whole=True)
     check_number("timeout", timeout, above=0)
-    make_step(model)  # refuse what cannot work before starting
     if not len(dataset):
         raise ValueError("there is nothing to train on: the dataset is empty")
-    model.share_memory()
+    make_step(model)  # refuse what cannot work before starting
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     shards = order.chunk(n_workers)  # fewer than n_workers when there are fewer samples
     dataset = copy.copy(dataset)
     dataset.generator = None  # each worker makes its own
-    context: Any = torch.multiprocessing.get_context(start_method)
+    context = _context(start_method)
+    if context.get_start_method() != "fork":  # which sends nothing
+        _check_sendable((model, dataset, make_step, shards))
+    model.share_memory()
     workers: list[_Worker] = []
     try:
         for rank, shard in enumerate(shards):
             ours, theirs = context.Pipe()
-            worker_seed = 1000 * (1000 * seed + start_epoch) + rank
-            job = (theirs, model, dataset, make_step, shard, worker_seed)
+            own_seed = 1000 * (1000 * seed + start_epoch) + rank
+            job = (theirs, rank, own_seed, model, dataset, make_step, shard)
             process = context.Process(target=_work, args=job, daemon=True)
             workers.append(_Worker(rank, process, ours))
-            _start(process)
+            process.start()
             theirs.close()  # so that the parent notices when the worker's end closes
         _answers(workers, timeout)  # started, data unpacked
         for epoch in count(start_epoch) if n_epochs is None else range(start_epoch, n_epochs + 1):
-            start = time.perf_counter()
+            start, told = time.perf_counter(), (epoch, dict(rates(epoch)))
             for worker in workers:
                 with suppress(OSError):  # it died since: found out when it doesn't answer
-                    worker.connection.send((epoch, dict(rates(epoch))))
+                    worker.connection.send(told)
             losses = _answers(workers, timeout)
             total = sum(len(shard) * loss for shard, loss in zip(shards, losses, strict=True))
             record: Record = {"epoch": epoch, "train_loss": total / len(dataset)}
@@ -138,56 +148,104 @@ def train_hogwild(
 
 def _work(
     connection: Connection,
+    rank: int,
+    seed: int,
     model: nn.Module,
     dataset: Interactions,
     make_step: Callable[[nn.Module], Step],
     shard: Tensor,
-    seed: int,
 ) -> None:
     """Run in a worker: train one epoch on the shard each time the parent says so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; it ends us
+    Thread(target=_end_with_parent, daemon=True).start()
+    answer: float | Exception | None = None  # started, and the data unpacked
     try:
         torch.set_num_threads(1)  # the processes are the parallelism
         torch.manual_seed(seed)
         dataset.generator = generator = torch.Generator().manual_seed(seed)
         step, loader = make_step(model), batches(dataset, 1, generator, shard)
-        connection.send(("ok", None))
-        while told := _told(connection):
-            epoch, rates = told
-            set_rates(step, loader, **rates)
-            connection.send(("ok", train_epoch(model, loader, step, epoch)["train_loss"]))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent has closed its end, or is gone
-    except Exception as error:
-        diverged = isinstance(error, Diverged)
-        answer = ("diverged", str(error)) if diverged else ("error", traceback.format_exc())
-        with suppress(OSError):  # another worker failed first, and the parent has stopped listening
+        while True:
             connection.send(answer)
+            epoch, rates = connection.recv()
+            set_rates(step, loader, **rates)
+            answer = train_epoch(model, loader, step, epoch)["train_loss"]
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent has closed its end
+    except Diverged as error:
+        answer = error
+    except Exception:
+        answer = WorkerError(f"hogwild worker {rank} failed:\n{traceback.format_exc()}")
+    with suppress(OSError):  # another worker failed first, and the parent has stopped listening
+        connection.send(answer)
 
 
-def _told(connection: Connection) -> Any:
-    """Wait for the parent's word, or for its death (a forked sibling may keep the pipe open)."""
+def _end_with_parent() -> None:
+    """Wait for the parent's death, and follow it, even in the middle of an epoch."""
     parent = parent_process()
     assert parent is not None
-    wait([connection, parent.sentinel])
-    return connection.recv() if connection.poll() else None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
-def _start(process: BaseProcess) -> None:
+def _context(start_method: str | None) -> Any:
+    """Return how processes are started: by a server that has imported everything, if possible."""
+    has_server = "forkserver" in torch.multiprocessing.get_all_start_methods()
+    start_method = start_method or ("forkserver" if has_server else "spawn")
+    context = torch.multiprocessing.get_context(start_method)
+    if start_method == "forkserver":
+        context.set_forkserver_preload([__name__, "nmf_helpers.bpr"])  # torch and NumPy with them
+    return context
+
+
+class _Inventory(ForkingPickler):
+    """Looks through what is to be sent as sending it would, but for the tensors' memory."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO())
+        self.n_bytes: dict[int, int] = {}  # to be put into shared memory, by address
+
+    def reducer_override(self, thing: Any) -> Any:
+        """Count a tensor's memory; refuse by name what only this process can know."""
+        if isinstance(thing, Tensor):
+            memory = thing.untyped_storage()
+            if not memory.is_shared():
+                self.n_bytes[memory.data_ptr()] = -(-memory.nbytes() // 4096) * 4096  # in pages
+            return int, ()
+        in_main = isinstance(thing, type | FunctionType) and thing.__module__ == "__main__"
+        if in_main and not hasattr(sys.modules["__main__"], "__file__"):  # as in a notebook
+            raise pickle.PicklingError(f"{thing.__qualname__} has no file it could be read from")
+        return NotImplemented
+
+
+def _check_sendable(job: Any) -> None:
+    """Raise an error if workers could not be sent the job, before anything is changed."""
+    inventory = _Inventory()
     try:
-        process.start()
+        inventory.dump(job)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TypeError(
-            f"the model, the step or its loss cannot be sent to a worker process ({error}): "
-            "define it at the top of a .py file and import it, no lambda and no inner function"
+            f"the model, the step or its loss cannot be sent to a worker process ({error}): define "
+            "it at the top of a .py file and import it; no notebook cell, lambda or inner function"
         ) from error
+    try:  # both of PyTorch's ways to share memory take it from there
+        room = shutil.disk_usage("/dev/shm")
+    except OSError:
+        return  # a system that has no limit of this kind
+    needed, mib = sum(inventory.n_bytes.values()), 2**20
+    if needed > room.free:
+        raise ValueError(
+            f"the workers share weights and data of {needed / mib:.1f} MiB by way of /dev/shm, "
+            f"where {room.free / mib:.1f} MiB are free: train in one process (n_workers=0), or, "
+            f"in Docker, start the container with --shm-size={(room.used + needed) // mib + 16}m"
+        )
 
 
 def _answers(workers: list[_Worker], timeout: float) -> list[Any]:
     """Wait until every worker has answered; raise as soon as one fails, or at the time limit."""
     deadline = time.monotonic() + timeout
     answers: dict[int, Any] = {}
-    while silent := [worker for worker in workers if worker.rank not in answers]:
+    while len(answers) < len(workers):
+        silent = [worker for worker in workers if worker.rank not in answers]
         signs = [sign for w in silent for sign in (w.connection, w.process.sentinel)]
         ready = wait(signs, max(0.0, deadline - time.monotonic()))
         if not ready:
@@ -200,39 +258,28 @@ def _answers(workers: list[_Worker], timeout: float) -> list[Any]:
 
 
 def _receive(worker: _Worker) -> Any:
-    try:
-        status, answer = worker.connection.recv() if worker.connection.poll() else ("gone", None)
-    except (EOFError, ConnectionResetError):
-        status, answer = "gone", None
-    if status == "ok":
-        return answer
-    if status == "diverged":
-        raise Diverged(answer)
-    if status == "error":
-        raise WorkerError(f"hogwild worker {worker.rank} failed:\n{answer}")
-    patience = time.monotonic() + 5
-    while worker.process.exitcode is None and time.monotonic() < patience:
-        time.sleep(0.01)  # its pipe closes a moment before it is dead, and join() wouldn't wait
+    with suppress(EOFError, ConnectionResetError):
+        if worker.connection.poll():
+            answer = worker.connection.recv()
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+    worker.process.join(5)  # its pipe closes a moment before it is dead
     raise WorkerError(
         f"hogwild worker {worker.rank} died with exit code {worker.process.exitcode}. "
         "A negative code is a signal (-9: killed, often for lack of memory). Code 1 at the start: "
-        "a model or loss defined in a notebook cell is unknown to a worker, so import it from a "
-        '.py file; and a script must start training under if __name__ == "__main__":, since each '
-        "worker imports the script anew"
+        'a script must start training under if __name__ == "__main__":, since each worker imports '
+        "the script anew"
     )
 
 
 def _end(workers: list[_Worker]) -> None:
-    """Leave no process behind: ask, then terminate, then kill."""
+    """Leave no process behind: terminate, then kill."""
+    processes = [worker.process for worker in workers if worker.process.pid is not None]
+    for end in (BaseProcess.terminate, BaseProcess.kill):
+        for process in processes:
+            end(process)  # nothing, if it has ended
+        for process in processes:
+            process.join(2)
     for worker in workers:
-        with suppress(OSError):  # it may be gone already
-            worker.connection.send(None)
         worker.connection.close()
-    for worker in workers:
-        if worker.process.pid is None:
-            continue  # it never started
-        worker.process.join(0.5)
-        for end in (worker.process.terminate, worker.process.kill):
-            if worker.process.is_alive():
-                end()
-                worker.process.join(2)
