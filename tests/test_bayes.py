@@ -6,8 +6,9 @@ from scipy import sparse
 from scorers import ScorerContract
 
 from nmf_helpers.baselines import BiasRidge
-from nmf_helpers.bayes import BayesianMF, _Noises, _Side, _Windows, with_ones
+from nmf_helpers.bayes import BayesianMF, _Side, draw_noises, with_ones
 from nmf_helpers.metrics import rmse
+from nmf_helpers.moods import Moods
 
 QUICK = {"n_factors": 2, "n_sweeps": 8, "burn_in": 2}
 
@@ -112,16 +113,16 @@ def test_moods_of_a_known_size_have_their_posterior_in_closed_form():
     user, seconds = rng.integers(2, size=12), rng.integers(3 * 86400, size=12) // 1800 * 1800
     residual, precision = rng.normal(size=12), rng.uniform(0.5, 4, size=12)
     widths = 86400, 3600, 60
-    windows, totals = _Windows(user, seconds, widths), []
-    for _ in range(6000):
-        totals.append(windows.draw(residual, precision, rng) * 0.7 / windows.s)
-        windows.effects = [e * 0.7 / windows.s for e in windows.effects]
-        windows.s = 0.7
+    moods, totals = Moods(user, seconds, widths), []
+    for n in range(6000):
+        totals.append(moods.draw(residual, precision, rng, anew=n == 0) * 0.7 / moods.s)
+        moods.effects = [e * 0.7 / moods.s for e in moods.effects]  # s stays as it was
+        moods.s = 0.7
     same_user = user[:, None] == user
     shared = sum(same_user & (seconds[:, None] // w == seconds // w) for w in widths)
     prior = 0.7**2 * shared  # the covariance of the sums of effects
     gain = prior @ np.linalg.inv(prior + np.diag(1 / precision))
-    np.testing.assert_allclose(windows.at(user, seconds), gain @ residual, atol=0.06)
+    np.testing.assert_allclose(moods.at(user, seconds), gain @ residual, atol=0.06)
     np.testing.assert_allclose(np.cov(np.transpose(totals)), prior - gain @ prior, atol=0.08)
 
 
@@ -130,17 +131,17 @@ def test_the_noise_of_all_is_a_gamma_and_each_side_adds_its_own():
     user, item = np.divmod(np.arange(40 * 50), 50)
     deviation = np.where(user < 20, 0.3, 0.9)
     squared = (deviation * rng.normal(size=2000)) ** 2
-    alike, own = (_Noises((user, item), (40, 50), 4.0, vary) for vary in (False, True))
-    draws = []
+    own, draws = [np.ones(40), np.ones(50)], []
     for _ in range(400):
-        alike.draw(squared, rng)
-        own.draw(squared, rng)
-        draws.append(alike.precision[0])
-        assert (alike.precision == alike.precision[0]).all()
+        alike = draw_noises(squared, (user, item), own, np.inf, rng)
+        assert (alike == alike[0]).all()
+        draws.append(alike[0])
     shape, rate = 2001 / 2, (squared.sum() + 1) / 2
     assert np.mean(draws) == pytest.approx(shape / rate, rel=0.01)
     assert np.std(draws) == pytest.approx(shape**0.5 / rate, rel=0.15)
-    calm, wild = (np.median(own.precision[rows]) for rows in (user < 20, user >= 20))
+    for _ in range(20):
+        precision = draw_noises(squared, (user, item), own, 4.0, rng)
+    calm, wild = (np.median(precision[rows]) for rows in (user < 20, user >= 20))
     assert 6 < calm / wild < 12  # planted: 9
 
 
@@ -259,7 +260,7 @@ def test_ratings_without_noise_or_without_difference_are_no_trouble():
     [
         ({"n_factors": 0}, "n_factors must be a whole number, at least 1, not 0"),
         ({"burn_in": -1}, "burn_in must be .*-1"),
-        ({"n_sweeps": 20, "burn_in": 20}, "n_sweeps=20 leaves nothing to average after burn_in=20"),
+        ({"n_sweeps": 20, "burn_in": 20}, "n_sweeps=20 must be above burn_in=20"),
         ({"noise_prior_shape": 0.0}, "noise_prior_shape must be .*above 0"),
     ],
 )
@@ -275,7 +276,7 @@ def changed(matrix, data):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (lambda m: {"times": m[:, ::-1]}, "times has 8 entries, in other places"),
+        (lambda m: {"times": m[:, ::-1]}, "times has 8 entries, not in the places"),
         (lambda m: {"times": m[:2]}, r"times has shape \(2, 5\)"),
         (lambda m: {"times": changed(m, -m.data)}, "times must be seconds, .* not -5"),
         (lambda m: {"times": changed(m, m.data * np.nan)}, "times holds nan"),
@@ -292,7 +293,7 @@ def test_what_does_not_belong_to_train_is_refused_at_once(small, given, message)
 
 def test_times_of_predictions_are_seconds_one_for_each_and_of_use(small):
     model = BayesianMF(**QUICK).fit(small, times=small)
-    for times, message in ([1.0], "one for each"), ([1.0, np.nan], "nan"):
+    for times, message in ([1.0], "one for each of 2"), ([1.0, np.nan], "not nan"):
         with pytest.raises(ValueError, match=message):
             model.predict([0, 1], [0, 1], times)
     with pytest.raises(ValueError, match="fitted without times"):
@@ -301,5 +302,5 @@ def test_times_of_predictions_are_seconds_one_for_each_and_of_use(small):
 
 def test_memory_is_looked_at_before_it_is_taken():
     one = sparse.csr_array(([3.0, 4.0], ([0, 1], [0, 1])), shape=(2 * 10**6, 10**6))
-    with pytest.raises(ValueError, match="BayesianMF, with scores of 2000000 users .* GiB"):
+    with pytest.raises(ValueError, match=r"BayesianMF, with scores of 2000000 users .* GiB"):
         BayesianMF().fit(one)
