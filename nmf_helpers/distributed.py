@@ -1,11 +1,19 @@
-"""Training in several processes that share nothing, on PyTorch's own engine.
+"""Training in processes that share nothing, on one machine or several, by PyTorch's own engine.
 
-    torchrun --standalone --nproc-per-node 2 -m nmf_helpers.distributed 100k
+    torchrun --standalone --nproc-per-node 2 -m nmf_helpers.distributed 100k --threshold 4
 
-The users are dealt out: each process keeps the interactions of its own users and trains on them
-with the same `Pipeline` and loop as one process does. After every epoch the processes put their
-models together. With ``--nnodes`` and ``--rdzv-endpoint`` the same command runs on several
-machines; without ``torchrun``, ``python -m nmf_helpers.distributed 100k`` runs in one process.
+A user belongs to one process: only that one keeps the user's interactions and row, and it trains
+them by the same `Pipeline` and loop as one process would. After every epoch the processes average
+what all of them have, the items' rows; users' rows are gathered once, at the end. Any CSV or
+Parquet file will do that has a header and whole numbers as ids (``--help`` lists the options).
+On two machines that see one folder, this command is given on both, FIRST being one's name:
+
+    torchrun --nnodes 2 --nproc-per-node 1 --max-restarts 3 --rdzv-id ratings \
+        --rdzv-backend c10d --rdzv-endpoint FIRST:29400 \
+        -m nmf_helpers.distributed folder/ratings.parquet --checkpoint folder --save model.pt
+
+When a process dies, ``torchrun`` starts all of them again, and they go on from the last epoch
+that all have saved. Without ``torchrun``, ``python -m nmf_helpers.distributed`` is one process.
 """
 
 from __future__ import annotations
@@ -13,106 +21,175 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import psutil
 import scipy.sparse as sp
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.model_averaging.utils import average_parameters
 from torch.distributed.elastic.multiprocessing.errors import record as report_errors
 
+from nmf_helpers.data import load_ratings
 from nmf_helpers.metrics import evaluate
 from nmf_helpers.pipeline import Pipeline
-from nmf_helpers.training import Record
 
-SETTINGS = {
-    "loss": "bpr", "optimizer": "fused_bpr", "sparse": True, "n_factors": 64, "init_std": 0.1,
+SETTINGS: dict[str, Any] = {
+    "loss": "bpr", "step": "by_hand", "sparse": True, "n_factors": 64, "init_std": 0.1,
     "batch_size": 2048, "lr": 0.05, "lr_schedule": "linear", "weight_decay": 0.02,
 }  # fmt: skip
+HELD_OUT = 10  # interactions of each user that has more
+METRICS = ("ndcg@10", "auc")
 
 
-def own_rows(matrix: sp.spmatrix, rank: int, n_processes: int) -> sp.csr_matrix:
-    """Return the matrix with only every n-th user's row filled, beginning with `rank`."""
-    keep = np.zeros(matrix.shape[0])
-    keep[rank::n_processes] = 1
-    part = sp.csr_matrix(sp.diags_array(keep).astype(np.float32) @ matrix)
-    part.eliminate_zeros()
-    return part
+def read_own(source: str, columns: list[str], threshold: float) -> pd.DataFrame:
+    """Read users and items of this process's rows: of users whose id modulo n is its rank.
 
-
-@torch.no_grad()
-def put_together(model: nn.Module, before: list[torch.Tensor]) -> None:
-    """Give every process the same model: what it was, and each row's mean change.
-
-    The mean is over the processes that changed the row: a user's row, which only one of them has
-    trained, keeps its whole change. For a film the sum would overshoot once an epoch is long
-    enough to settle it (at 5 million interactions the loss then swings up and down), and the mean
-    moves it half as far as one process would. `main` makes up for that with a larger lr.
+    `columns` names user, item and rating; the last is read for a threshold only. No process ever
+    holds the whole file: CSV comes in parts, and from Parquet pyarrow hands out the filtered rows.
     """
-    for weight, old in zip(model.parameters(), before, strict=True):
-        change = weight - old  # (rows, factors)
-        changed = (change != 0).any(dim=1, keepdim=True).float()  # (rows, 1)
-        dist.all_reduce(change)  # the sum over all processes
-        dist.all_reduce(changed)
-        weight.copy_(old + change / changed.clamp(min=1))
+    rank, n_processes, (user, item, rating) = dist.get_rank(), dist.get_world_size(), columns
+    wanted = columns[:2] if threshold == -np.inf else columns
+    parts: Any = [load_ratings(source)] if not Path(source).is_file() else None
+    if source.endswith(".parquet"):
+        from pyarrow.compute import abs, divide, field
+
+        own = abs(field(user)) - divide(abs(field(user)), n_processes) * n_processes == rank
+        parts = [pd.read_parquet(source, columns=wanted, filters=own)]
+    elif parts is None:
+        ids = {user: "int64", item: "int64"}
+        parts = pd.read_csv(source, usecols=wanted, dtype=ids, chunksize=1_000_000)
+    kept = []
+    for part in parts:
+        own = (part[user].abs() % n_processes == rank) & (part.get(rating, np.inf) >= threshold)
+        kept.append(part.loc[own, [user, item]])
+    return pd.concat(kept, ignore_index=True)
 
 
-def epochs(pipeline: Pipeline) -> Iterator[Record]:
-    """Train a pipeline that was built on this process's rows, yielding its records.
+def own_matrices(table: pd.DataFrame) -> tuple[np.ndarray, sp.csr_array, sp.csr_array]:
+    """Return the ids of this process's users and their matrices to train and to test on.
 
-    Every process must build it with the same seed, so that all start from the same model. A
-    record also says how many seconds it took to put the models together, waiting included.
+    Items are numbered alike everywhere, in the order of their ids. What is held out depends on
+    ids only, so that any number of processes trains on the same interactions.
     """
-    before = [weight.detach().clone() for weight in pipeline.model.parameters()]
+    users, rows = np.unique(table.iloc[:, 0], return_inverse=True)
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, np.unique(table.iloc[:, 1]))
+    items = np.unique(np.concatenate(found))
+    columns, shape = items.searchsorted(table.iloc[:, 1]), (len(users), len(items))
+    place = pd.util.hash_pandas_object(table, index=False).groupby(rows).rank().to_numpy()
+    test = (place <= HELD_OUT) & (np.bincount(rows)[rows] > HELD_OUT)
+    parts = [
+        sp.csr_array((np.ones(part.sum(), np.float32), (rows[part], columns[part])), shape)
+        for part in (~test, test)
+    ]
+    return users, parts[0], parts[1]
+
+
+def item_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Return what all processes have: everything but the users' rows."""
+    return [weight for name, weight in model.named_parameters() if not name.startswith("user_")]
+
+
+def merge_models(model: nn.Module) -> None:
+    """Give all processes the mean of their items' rows; a user's row is one process's own.
+
+    The sum of the changes would overshoot once an epoch is long enough to settle a row; the mean
+    moves it half as far as one process would, for which `start` makes up by a larger lr.
+    """
+    average_parameters(iter(item_weights(model)), dist.group.WORLD)  # type: ignore[arg-type]
+
+
+def start(train: sp.csr_array, n_epochs: int, seed: int, saved: list[str]) -> Pipeline:
+    """Return this process's pipeline as it was after the last epoch that all have saved."""
+    done = [Pipeline.load(path, train) for path in saved if os.path.exists(path)]
+    newest = torch.tensor(max((len(pipeline.history) for pipeline in done), default=0))
+    dist.all_reduce(newest, dist.ReduceOp.MIN)
+    for pipeline in done:
+        if len(pipeline.history) == newest:
+            pipeline.n_epochs = n_epochs
+            return pipeline
+    settings = SETTINGS | {"lr": SETTINGS["lr"] * dist.get_world_size() ** 0.5}
+    pipeline = Pipeline(train, n_epochs=n_epochs, seed=seed + dist.get_rank(), **settings)
+    for weight in item_weights(pipeline.model):
+        dist.broadcast(weight.data, 0)
+    return pipeline
+
+
+def whole_model(pipeline: Pipeline, parts: list[dict[str, Any]]) -> Pipeline:
+    """Return the pipeline of all users, in the order of their ids, from each process's rows."""
+    order = np.concatenate([part["ids"] for part in parts]).argsort()
+    nothing = sp.csr_array((len(order), pipeline.n_items), dtype=np.float32)
+    whole = Pipeline(nothing, model=type(pipeline.model), **pipeline.settings)
+    weights = pipeline.model.state_dict()
+    for name in parts[0]["rows"]:
+        weights[name] = torch.cat([part["rows"][name] for part in parts])[order]
+    whole.model.load_state_dict(weights)
+    whole.history = pipeline.history
+    return whole
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, and let the first process print what it cost and what it reached."""
+    rank, n_processes = dist.get_rank(), dist.get_world_size()
+    ids, train, test = own_matrices(read_own(options.ratings, options.columns, options.threshold))
+    name = f"{options.checkpoint}/{rank}-of-{n_processes}"
+    saved = [f"{name}.{i}.pt" for i in (0, 1)] if options.checkpoint else []
+    pipeline = start(train, options.epochs, options.seed, saved)
+    exchange = 0.0
     for record in pipeline.epochs():
-        start = time.perf_counter()
-        if dist.is_initialized():
-            put_together(pipeline.model, before)
-        for old, weight in zip(before, pipeline.model.parameters(), strict=True):
-            old.copy_(weight.detach())
-        yield record | {"exchange_seconds": time.perf_counter() - start}
+        began = time.perf_counter()
+        merge_models(pipeline.model)
+        exchange += time.perf_counter() - began
+        if saved:  # in turn, as another process may die before it has saved this epoch
+            pipeline.save(saved[record["epoch"] % 2])
+    scores = evaluate(pipeline, test, train, metrics=METRICS) if test.nnz else {}
+    figures = [np.count_nonzero(np.diff(test.indptr)), *(scores.get(m, 0) for m in METRICS)]
+    figures += [train.nnz, psutil.Process().memory_info().rss / 2**20]
+    rows = {k: w for k, w in pipeline.model.state_dict().items() if k.startswith("user_")}
+    parts: Any = [None] * n_processes if rank == 0 else None
+    dist.gather_object({"ids": ids, "rows": rows, "figures": figures}, parts)
+    if parts is None:
+        return
+    if options.save:
+        whole_model(pipeline, parts).save(options.save)
+    n_users, ndcg, auc, sizes, memory = np.array([part["figures"] for part in parts]).T
+    ms = 1e3 / len(pipeline.history)
+    print(
+        f"{n_processes} process(es) with {', '.join(f'{size:,.0f}' for size in sizes)} "
+        f"interactions and {', '.join(f'{mib:.0f}' for mib in memory)} MiB\n"
+        f"nDCG@10 {ndcg @ n_users / sum(n_users):.4f}  AUC {auc @ n_users / sum(n_users):.4f}\n"
+        f"an epoch: {ms * sum(pipeline.history.column('seconds')):.1f} ms to train, "
+        f"{ms * exchange:.1f} ms to exchange "
+        f"{sum(w.nbytes for w in item_weights(pipeline.model)) / 2**20:.2f} MiB"
+    )
 
 
 @report_errors  # torchrun then names the process that failed, and prints its traceback
 def main() -> None:
-    """Train on one data set and let the first process print what it cost and what it reached."""
-    import psutil
-
-    from nmf_helpers.data import interaction_matrix, leave_n_out, load_ratings
-
+    """Read the command line and train in the processes that torchrun has started, or in one."""
     parser = argparse.ArgumentParser(prog="nmf_helpers.distributed")
-    parser.add_argument("ratings", nargs="?", default="latest-small", help="a name, or a CSV file")
+    parser.add_argument("ratings", help="100k, latest-small, or a CSV or Parquet file")
+    parser.add_argument("--threshold", type=float, default=-np.inf, help="least rating that counts")
+    parser.add_argument("--columns", nargs=3, default=["userId", "movieId", "rating"])
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint", metavar="FOLDER", help="of all machines, to go on from")
+    parser.add_argument("--save", metavar="FILE", help="the whole model, for Pipeline.load")
     options = parser.parse_args()
     torch.set_num_threads(1)  # the processes are the parallelism
     if "RANK" in os.environ:  # started by torchrun
         dist.init_process_group("gloo")
-    rank, n_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    else:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        ratings = load_ratings(options.ratings)
-        train, test = leave_n_out(interaction_matrix(ratings, threshold=4))
-        rows = own_rows(train, rank, n_processes)
-        settings = SETTINGS | {"lr": SETTINGS["lr"] * n_processes**0.5}
-        pipeline = Pipeline(rows, n_epochs=options.epochs, seed=options.seed, **settings)
-        records = list(epochs(pipeline))
-        seconds, exchange = (
-            sum(record[name] for record in records) / len(records)
-            for name in ("seconds", "exchange_seconds")
-        )
-        memory = psutil.Process().memory_info().rss / 2**20
-        if rank == 0:
-            quality = evaluate(pipeline, test, train, metrics=("ndcg@10", "auc"))
-            print(
-                f"{n_processes} process(es); this one has {rows.nnz:,} of {train.nnz:,} "
-                f"interactions, {memory:.0f} MiB\n"
-                f"nDCG@10 {quality['ndcg@10']:.4f}  AUC {quality['auc']:.4f}\n"
-                f"an epoch: {1e3 * seconds:.1f} ms to train, {1e3 * exchange:.1f} ms to exchange"
-            )
+        run(options)
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
