@@ -44,6 +44,7 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 HELD_OUT = 10  # interactions of each user that has more
 METRICS = ("ndcg@10", "auc")
+CHUNK = 1_000_000  # rows of a CSV file that are held at a time
 
 
 def read_own(source: str, columns: list[str], threshold: float) -> pd.DataFrame:
@@ -62,7 +63,7 @@ def read_own(source: str, columns: list[str], threshold: float) -> pd.DataFrame:
         parts = [pd.read_parquet(source, columns=wanted, filters=own)]
     elif parts is None:
         ids = {user: "int64", item: "int64"}
-        parts = pd.read_csv(source, usecols=wanted, dtype=ids, chunksize=1_000_000)
+        parts = pd.read_csv(source, usecols=wanted, dtype=ids, chunksize=CHUNK)
     kept = []
     for part in parts:
         own = (part[user].abs() % n_processes == rank) & (part.get(rating, np.inf) >= threshold)
@@ -165,7 +166,7 @@ def run(options: argparse.Namespace) -> None:
         f"nDCG@10 {ndcg @ n_users / sum(n_users):.4f}  AUC {auc @ n_users / sum(n_users):.4f}\n"
         f"an epoch: {ms * sum(pipeline.history.column('seconds')):.1f} ms to train, "
         f"{ms * exchange:.1f} ms to exchange "
-        f"{sum(w.nbytes for w in item_weights(pipeline.model)) / 2**20:.2f} MiB"
+        f"{sum(w.nbytes for w in item_weights(pipeline.model)) / 2**20:.2g} MiB"
     )
 
 
@@ -182,10 +183,12 @@ def main() -> None:
     parser.add_argument("--save", metavar="FILE", help="the whole model, for Pipeline.load")
     options = parser.parse_args()
     torch.set_num_threads(1)  # the processes are the parallelism
-    if "RANK" in os.environ:  # started by torchrun
-        dist.init_process_group("gloo")
-    else:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store: dist.Store = dist.HashStore()
+    rank, n_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if "RANK" in os.environ:  # started by torchrun, whose own store remembers the dead's addresses
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1
+        store = dist.TCPStore(host, port, n_processes, is_master=rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=n_processes)
     try:
         run(options)
     finally:

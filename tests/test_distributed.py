@@ -1,92 +1,152 @@
-"""Processes that share nothing: what one alone learns, and a failure that ends them all."""
+"""Processes that share nothing: who reads what, and what they learn, though one is killed."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch.distributed as dist
 from planted import likes
 
 from nmf_helpers import distributed
-from nmf_helpers.metrics import auc
+from nmf_helpers.metrics import auc, ndcg_at_k
 from nmf_helpers.pipeline import Pipeline
 
-SETTINGS = distributed.SETTINGS | {"n_factors": 4, "batch_size": 64, "n_epochs": 100, "seed": 0}
-
+TRAIN, TEST = (part[np.flatnonzero(likes(400)[0].sum(axis=1))] for part in likes(400))
+TABLE = pd.DataFrame(np.argwhere(TRAIN.toarray()) * 7 + 5, columns=["reader", "book"])  # raw ids
+SETTINGS = distributed.SETTINGS | {"n_factors": 4, "batch_size": 64, "n_epochs": 80}
+ITEM_LAYERS = "item_factors", "item_bias"
 SCRIPT = """
-import sys
-sys.path.insert(0, {tests!r})
-import torch, torch.distributed as dist
-from planted import likes
-from test_distributed import SETTINGS
-from nmf_helpers.distributed import epochs, own_rows, report_errors
-from nmf_helpers.pipeline import Pipeline
+import os, signal
+from nmf_helpers import distributed
 
-@report_errors
-def main():
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
-    train, _ = likes(n_users=400)
-    mine = own_rows(train, rank, dist.get_world_size())
-    pipeline = Pipeline(mine, **SETTINGS | {{"lr": SETTINGS["lr"] * 2**0.5}})
-    for record in epochs(pipeline):
-        if rank == 1 and record["epoch"] == {dies_in}:
-            raise MemoryError("no room for epoch {dies_in}")
-    torch.save(pipeline.model.state_dict(), {folder!r} + f"/{{rank}}.pt")
-    dist.destroy_process_group()
+merge, n_merged = distributed.merge_models, 0
 
-if __name__ == "__main__":
-    main()
+def dying(model):
+    global n_merged
+    n_merged += 1
+    merge(model)
+    if n_merged == 10 and os.environ["RANK"] + os.environ["TORCHELASTIC_RESTART_COUNT"] == "10":
+        os.kill(os.getpid(), signal.SIGKILL)  # the other one may save this epoch
+
+distributed.merge_models, distributed.HELD_OUT = dying, 40
+distributed.SETTINGS |= {"n_factors": 4, "batch_size": 64}
+distributed.main()
+print("merged", n_merged)
 """
 
 
-def torchrun(folder, dies_in=None):
-    script = folder / "script.py"
-    script.write_text(
-        SCRIPT.format(tests=str(Path(__file__).parent), folder=str(folder), dies_in=dies_in)
+@pytest.fixture
+def process(monkeypatch):
+    """Let the code believe that it runs in a process of this rank."""
+
+    def process(rank, n_processes):
+        monkeypatch.setattr(dist, "get_rank", lambda: rank)
+        monkeypatch.setattr(dist, "get_world_size", lambda: n_processes)
+        items = np.unique(TABLE["book"])  # of which each process knows some
+        give = lambda found, own: found.__setitem__(slice(None), [items] * n_processes)  # noqa: E731
+        monkeypatch.setattr(dist, "all_gather_object", give)
+
+    return process
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("threshold", [-np.inf, 4])
+def test_each_interaction_is_read_by_the_one_process_of_its_user(
+    kind, threshold, process, tmp_path, monkeypatch
+):
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
+    monkeypatch.setattr(distributed, "CHUNK", 100)
+    path, table = str(tmp_path / f"ratings.{kind}"), TABLE.assign(stars=np.arange(len(TABLE)) % 6)
+    table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
+    parts = []
+    for rank in range(3):
+        process(rank, 3)
+        parts.append(distributed.read_own(path, ["reader", "book", "stars"], threshold))
+        assert set(parts[-1]["reader"] % 3) == {rank}
+    together = pd.concat(parts).sort_values(["reader", "book"], ignore_index=True)
+    pd.testing.assert_frame_equal(
+        together, TABLE[table["stars"] >= threshold].reset_index(drop=True)
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return subprocess.run(
-        [*command, "--nproc-per-node=2", str(script)],
-        capture_output=True, text=True, timeout=120, check=False, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
 
 
-def test_the_rows_are_dealt_out_whole():
-    train, _ = likes()
-    parts = [distributed.own_rows(train, rank, 3) for rank in range(3)]
-    np.testing.assert_array_equal(sum(parts).toarray(), train.toarray())
-    for rank, part in enumerate(parts):
-        users = np.flatnonzero(np.diff(part.indptr))
-        assert set(users % 3) == {rank}
-        assert part.nnz == part.count_nonzero()  # no zeros are stored for the others
+def test_what_is_held_out_does_not_depend_on_the_number_of_processes(process):
+    held_out = []
+    for n_processes in (1, 2):
+        pairs = set()
+        for rank in range(n_processes):
+            process(rank, n_processes)
+            own = TABLE[TABLE["reader"] % n_processes == rank].sample(frac=1, random_state=rank)
+            ids, train, test = distributed.own_matrices(own)
+            assert set(test.sum(axis=1)) == {0, 10} and train.sum(axis=1).min() > 0
+            rows, columns = test.nonzero()
+            pairs |= set(zip(ids[rows], columns, strict=True))
+        held_out.append(pairs)
+    assert held_out[0] == held_out[1]
 
 
-def test_two_processes_end_with_one_model_as_good_as_one_processs(tmp_path):
-    import torch
-
-    done = torchrun(tmp_path)
-    assert done.returncode == 0, done.stderr
-    train, test = likes(n_users=400)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    for name, weight in first.items():
-        assert torch.equal(weight, second[name]), f"{name} differs between the processes"
-    both, neither, alone, half = (
-        Pipeline(matrix, **SETTINGS)
-        for matrix in (train, train, train, distributed.own_rows(train, 0, 2))
+def test_one_process_trains_as_the_pipeline_does_and_prints_what_it_reached(
+    tmp_path, monkeypatch, capfd
+):
+    TABLE.to_csv(tmp_path / "ratings.csv", index=False)
+    monkeypatch.setattr(distributed, "HELD_OUT", 5)
+    split, matrices = [], distributed.own_matrices
+    monkeypatch.setattr(
+        distributed, "own_matrices", lambda table: split.extend(matrices(table)) or split
     )
-    both.model.load_state_dict(first)
-    for pipeline in (alone, half):
-        list(distributed.epochs(pipeline))
-    expected = auc(alone, test, train)
-    assert auc(both, test, train) == pytest.approx(expected, rel=0.02)
-    for worse in (neither, half):  # the other's users were needed
-        assert auc(worse, test, train) < 0.95 * expected
+    monkeypatch.chdir(tmp_path)
+    command = "distributed ratings.csv --columns reader book - --epochs 2 --seed 3 --save model.pt"
+    monkeypatch.setattr(sys, "argv", command.split())
+    distributed.main()
+    _, train, test = split
+    whole = Pipeline.load("model.pt")
+    assert f"AUC {auc(whole, test, train):.4f}" in (said := capfd.readouterr().out)
+    assert f"nDCG@10 {ndcg_at_k(whole, test, train, k=10):.4f}" in said
+    alone = Pipeline(train, **distributed.SETTINGS | {"n_epochs": 2, "seed": 3}).fit()
+    np.testing.assert_array_equal(whole.score_matrix(), alone.score_matrix())
 
 
-def test_a_process_that_fails_ends_the_job_with_its_reason(tmp_path):
-    done = torchrun(tmp_path, dies_in=2)
-    assert done.returncode != 0
-    assert "MemoryError: no room for epoch 2" in done.stderr
-    assert not list(tmp_path.glob("*.pt"))  # the other did not go on alone
+def test_a_process_that_fails_says_why_to_torchrun(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    monkeypatch.setattr(sys, "argv", ["distributed", "no-such-file.csv"])
+    with pytest.raises(FileNotFoundError):
+        distributed.main()
+    assert "no-such-file.csv" in (tmp_path / "error.json").read_text()
+    assert not dist.is_initialized()
+
+
+def two_by_hand():
+    """What two processes should learn, in this one: items are averaged after each epoch."""
+    own = [np.flatnonzero(TABLE["reader"].unique() % 2 == rank) for rank in (0, 1)]
+    settings = SETTINGS | {"lr": SETTINGS["lr"] * 2**0.5}
+    first, second = (Pipeline(TRAIN[own[rank]], seed=rank, **settings) for rank in (0, 1))
+    layers = [(getattr(first.model, n), getattr(second.model, n)) for n in ITEM_LAYERS]
+    for one, other in layers:
+        other.weight.data = one.weight.data.clone()
+    for _ in zip(first.epochs(), second.epochs(), strict=True):
+        for one, other in layers:
+            one.weight.data = (one.weight.data + other.weight.data) / 2
+            other.weight.data = one.weight.data.clone()
+    scores = np.zeros(TRAIN.shape, np.float32)
+    scores[own[0]], scores[own[1]] = first.score_matrix(), second.score_matrix()
+    return scores
+
+
+def test_two_processes_learn_what_one_does_though_one_is_killed(tmp_path):
+    TABLE.to_csv(tmp_path / "ratings.csv", index=False)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = (
+        "-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 1 script.py "
+        "ratings.csv --columns reader book - --epochs 80 --checkpoint . --save whole.model"
+    )
+    with subprocess.Popen([sys.executable, *command.split()], cwd=tmp_path, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:  # fmt: skip
+        alone, expected = Pipeline(TRAIN, **SETTINGS).fit(), two_by_hand()  # meanwhile
+        output, errors = job.communicate(timeout=120)
+    assert job.returncode == 0, errors
+    assert output.count("merged 71") == 2  # epochs 10 … 80: the others were not trained again
+    whole = Pipeline.load(tmp_path / "whole.model")
+    np.testing.assert_allclose(whole.score_matrix(), expected, atol=1e-5)
+    assert auc(whole, TEST, TRAIN) == pytest.approx(auc(alone, TEST, TRAIN), rel=0.02)
