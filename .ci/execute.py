@@ -1,7 +1,5 @@
 """Rebuild notebooks from their .md halves: run every cell, keep ids, write clean outputs.
 
-Every cell gets its slide type by rule.
-
 python .ci/execute.py [notebooks/02-dot-product-mf.md ...]     all of them when none is named
 """
 
@@ -16,8 +14,6 @@ import nbformat
 from jupytext.combine import combine_inputs_with_outputs
 from nbclient import NotebookClient
 
-from nmf_helpers.publish import slide_types
-
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -31,7 +27,8 @@ def execute(source: Path) -> None:
     if target.exists():  # keeps the ids of cells that stayed
         notebook = combine_inputs_with_outputs(notebook, nbformat.read(target, as_version=4))
     for cell in notebook.cells:
-        cell.metadata.pop("lines_to_next_cell", None)
+        for key in set(cell.metadata) - {"tags"}:
+            del cell.metadata[key]
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     start = time.perf_counter()
@@ -42,8 +39,6 @@ def execute(source: Path) -> None:
         kernel_name="python3",
         resources={"metadata": {"path": str(source.parent)}},
     ).execute()
-    for cell, kind in zip(notebook.cells, slide_types(notebook.cells), strict=True):
-        cell.metadata["slideshow"] = {"slide_type": kind}
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat_minor = 5
     nbformat.write(notebook, target)
@@ -52,5 +47,6 @@ def execute(source: Path) -> None:
 
 if __name__ == "__main__":
     folder = Path(__file__).resolve().parent.parent / "notebooks"
-    for path in [Path(name) for name in sys.argv[1:]] or sorted(folder.glob("0*.md")):
+    pairs = [p for p in sorted(folder.glob("*.md")) if p.read_text("utf-8").startswith("---\njup")]
+    for path in [Path(name) for name in sys.argv[1:]] or pairs:
         execute(path)

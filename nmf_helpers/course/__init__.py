@@ -1,0 +1,1 @@
+"""The course wing: exercises, starting, and the command line's work."""

@@ -1,0 +1,64 @@
+"""Exercises of notebook 1, encoding."""
+
+import numpy as np
+import pandas as pd
+
+from nmf_helpers.course.exercises.judge import case, exercise
+from nmf_helpers.data import encode_ratings
+
+COLUMNS = ["userId", "movieId", "rating", "timestamp"]
+ROWS = [(7, 318, 5.0, 30), (7, 260, 4.0, 10), (42, 318, 3.5, 20), (42, 111362, 4.0, 50)]
+TABLE = pd.DataFrame([*ROWS, (600, 260, 2.0, 40)], columns=COLUMNS)
+LATER = TABLE.iloc[[4, 1]].assign(userId=[7, 600])
+rng = np.random.default_rng(1)
+users, stars, times = rng.integers(0, 5, 40), rng.integers(1, 6, 40) / 1.0, rng.permutation(40)
+SHUFFLED = pd.DataFrame(zip(users, range(40), stars, times, strict=True), columns=COLUMNS)
+IDS = rng.integers(0, 30, 60).tolist()
+
+
+# 1. For the ratings of this notebook the answer is 0.0164. Divide two counts to get there.
+# 2. How many cells are there? Count different users and different films: neither is the largest id.
+# 3. A column's nunique() counts its different values. Each row of the table fills one cell.
+@exercise("1.1")
+@case(TABLE, want=5 / 9, why="five ratings, and three users × three films make nine cells")
+def share_filled(ratings):
+    n_cells = ratings["userId"].nunique() * ratings["movieId"].nunique()
+    return len(ratings) / n_cells
+
+
+# 1. Two columns, two roles: one decides which code an id gets, the other is translated.
+# 2. Build a dictionary from id to code first, as in "By hand". It may look at `known` only.
+# 3. A dictionary's get(key, default) returns the default for a key that it doesn't have.
+@exercise("1.2")
+@case([260, 9999, 318], [318, 260, 318, 111362], want=[1, -1, 0], why="318 came first, then 260")
+@case(IDS[:40], IDS[40:])
+def encode(column, known):
+    index = {}
+    for value in known:
+        index.setdefault(value, len(index))
+    return [index.get(value, -1) for value in column]
+
+
+# 1. The rows of a table need not be in the order of time. These aren't.
+# 2. Rank each user's ratings by timestamp, latest first: one True or False per row, in their order.
+# 3. Look up groupby(...)["timestamp"].rank, with ascending=False and method="first".
+@exercise("1.3")
+@case(TABLE, 1, want=np.array([1, 0, 0, 1, 1]) > 0, why="True where a row is its user's latest")
+@case(SHUFFLED, 3)
+def is_last(ratings, n):
+    by_user = ratings.groupby("userId")["timestamp"]
+    return by_user.rank(ascending=False, method="first") <= n
+
+
+def items_left(encode_both, train, validation):
+    """Return the films that validation is left with, of one that has code 1 in training, twice:"""
+    return encode_both(train, validation)[1]["movieId"]
+
+
+# 1. Follow one film. Which code does it have in training, and which in validation?
+# 2. A call that is not told about training makes codes of its own, starting from zero again.
+# 3. encode_ratings takes a second argument.
+@exercise("1.bug1")
+@case(TABLE[:4], LATER, look=items_left, want=[1], why="and no user whom training never saw")
+def encode_both(train, validation):
+    return encode_ratings(train), encode_ratings(validation, train)
