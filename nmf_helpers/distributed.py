@@ -1,4 +1,4 @@
-"""Training in processes that share nothing, on one machine or several, by PyTorch's own engine.
+r"""Training in processes that share nothing, on one machine or several, by PyTorch's own engine.
 
     torchrun --standalone --nproc-per-node 2 -m nmf_helpers.distributed 100k --threshold 4
 
@@ -10,7 +10,7 @@ On two machines that see one folder, this command is given on both, FIRST being 
 
     torchrun --nnodes 2 --nproc-per-node 1 --max-restarts 3 --rdzv-id ratings \
         --rdzv-backend c10d --rdzv-endpoint FIRST:29400 \
-        -m nmf_helpers.distributed folder/ratings.parquet --checkpoint folder --save model.pt
+        -m nmf_helpers.distributed folder/ratings.parquet --checkpoint folder --save folder/model.pt
 
 When a process dies, ``torchrun`` starts all of them again, and they go on from the last epoch
 that all have saved. Without ``torchrun``, ``python -m nmf_helpers.distributed`` is one process.
