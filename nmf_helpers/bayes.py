@@ -253,7 +253,7 @@ class _Side:
         z: Array = self.q.T @ theta  # (rank, d)
         explained = self.explained[:, None]
         inverse_scale = np.eye(d) + theta.T @ theta - z.T @ (explained * z)
-        scatter: Array = wishart.rvs(n + d, np.linalg.inv(inverse_scale), random_state=rng)
+        scatter = np.asarray(wishart.rvs(n + d, np.linalg.inv(inverse_scale), random_state=rng))
         root = np.linalg.inv(np.linalg.cholesky(scatter)).astype(np.float32)  # rootᵀ root = Λ⁻¹
         f = explained * z + np.sqrt(explained) * (normal(rng, *z.shape) @ root)
         return scatter.astype(np.float32), self.q @ f
