@@ -471,6 +471,7 @@ class Pipeline(Settings):
             The matrices it was trained on, to go on training. Without them it predicts.
         """
         content = saving.read(path)
+        shape: tuple[int, ...] = ()
         try:
             shape, settings = tuple(content["shape"]), dict(content["settings"])
             if train is not None and tuple(train.shape) != shape:
@@ -486,6 +487,7 @@ class Pipeline(Settings):
                 self._step = self._make_step(self.model)
                 self._step.optimizer.load_state_dict(content["optimizer"])
         except (KeyError, RuntimeError) as error:
-            raise ValueError(f"{path} does not hold a model of shape {shape}: {error}") from error
+            what = f"model of shape {shape} in it"
+            raise ValueError(f"{path} is not a saved pipeline, no {what}: {error}") from error
         self.model.eval()
         return self

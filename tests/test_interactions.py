@@ -110,16 +110,16 @@ def test_a_user_who_rated_everything_is_reported():
         PairwiseInteractions(sp.csr_matrix([[1.0, 0, 0], [1, 1, 1]]))
 
 
-def test_items_to_avoid_are_avoided():
+def test_items_to_exclude_are_excluded():
     train, test = likes()
-    dataset = PairwiseInteractions(test, avoid=train)
+    dataset = PairwiseInteractions(test, exclude=train)
     both = (train + test).tocsr()
     for user, items in draws(dataset.sample_negatives, test).items():
         assert not set(items) & set(both[user].indices)
     with pytest.raises(ValueError, match="user 0 has interacted with all 2"):
-        PairwiseInteractions(sp.csr_matrix([[1.0, 0]]), avoid=sp.csr_matrix([[0.0, 1]]))
-    with pytest.raises(ValueError, match="avoid has shape"):
-        PairwiseInteractions(test, avoid=train[:5])
+        PairwiseInteractions(sp.csr_matrix([[1.0, 0]]), exclude=sp.csr_matrix([[0.0, 1]]))
+    with pytest.raises(ValueError, match="exclude has shape"):
+        PairwiseInteractions(test, exclude=train[:5])
 
 
 def test_a_zero_that_is_stored_is_no_positive_and_may_be_a_negative():
@@ -127,16 +127,16 @@ def test_a_zero_that_is_stored_is_no_positive_and_may_be_a_negative():
         return sp.csr_matrix((np.array(row, float), (np.zeros(3, int), np.arange(3))), shape=(1, 3))
 
     matrix = zeros([1, 0, 0])
-    dataset = PairwiseInteractions(matrix, avoid=zeros([0, 0, 1]))
+    dataset = PairwiseInteractions(matrix, exclude=zeros([0, 0, 1]))
     (_, (positives, negatives)), _ = dataset[torch.zeros(50, dtype=torch.long)]
     assert len(dataset) == 1 and matrix.nnz == 3
     assert set(positives.tolist()) == {0} and set(negatives.tolist()) == {1}
     assert len(Interactions(matrix)) == 3  # but a rating of 0 is a rating
 
 
-def test_entries_to_avoid_may_cancel_out_in_a_sum():
-    positive, avoid = sp.csr_matrix([[1.0, 0, 0]]), sp.csr_matrix([[-1.0, 1, 0]])
-    dataset = PairwiseInteractions(positive, avoid=avoid)
+def test_entries_to_exclude_may_cancel_out_in_a_sum():
+    positive, exclude = sp.csr_matrix([[1.0, 0, 0]]), sp.csr_matrix([[-1.0, 1, 0]])
+    dataset = PairwiseInteractions(positive, exclude=exclude)
     assert set(draws(dataset.sample_negatives, positive)[0]) == {2}
 
 
@@ -167,20 +167,30 @@ def test_one_index_gives_one_entry():
     assert (user.item(), item.item(), value.item()) == (1, 1, 4)
 
 
-@pytest.mark.parametrize("form", [sp.coo_matrix, sp.csc_matrix, sp.lil_matrix, sp.csr_array])
-def test_any_sparse_format_will_do(form):
+@pytest.mark.parametrize("form", [sp.coo_matrix, sp.csc_matrix, sp.lil_matrix, sp.csr_array, list])
+def test_any_form_of_a_matrix_will_do(form):
     dataset = Interactions(form(np.array([[0, 3], [2, 0]])))
     assert dataset.items.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("dataset", [Interactions, PairwiseInteractions])
-def test_what_is_no_table_of_numbers_is_refused(dataset):
-    for wrong in (np.eye(3), pd.DataFrame(np.eye(3)), [[1, 2]], None):
-        with pytest.raises(TypeError, match=r"expected a scipy\.sparse matrix"):
+def test_what_is_no_matrix_of_numbers_is_refused(dataset):
+    for wrong in (pd.DataFrame(np.eye(3)), [1, 2], None, [["a"]]):
+        with pytest.raises(TypeError, match=r"the matrix of interactions .*interaction_matrix"):
             dataset(wrong)
     for value in (np.nan, np.inf):
-        with pytest.raises(ValueError, match="NaN or infinite"):
+        with pytest.raises(ValueError, match=r"(nan|inf) at user 0, item 1 .1 such"):
             dataset(sp.csr_matrix([[1.0, value, 0]]))
+    if dataset is PairwiseInteractions:
+        with pytest.raises(ValueError, match=r"holds -1 at user 1, item 0 .*matrix > 0"):
+            dataset(np.array([[1, 0], [-1, 0]]))
+
+
+def test_users_without_a_negative_can_be_left_out():
+    likes = sp.csr_matrix([[1.0, 1, 0], [1, 0, 0]])
+    dataset = PairwiseInteractions(likes, exclude=[[0, 0, 1], [0, 0, 1]], skip_full=True)
+    (users, (positives, negatives)), _ = dataset[torch.arange(len(dataset))]
+    assert (users.tolist(), positives.tolist(), negatives.tolist()) == ([1], [0], [1])
 
 
 @given(st.integers(0, 200), st.integers(1, 70), st.booleans())

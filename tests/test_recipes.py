@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from planted import likes
 
 from nmf_helpers.baselines import BiasRidge, ItemMean, Popularity
@@ -40,8 +41,8 @@ def predicts_better_than_biases(scorer, train, test):
 def ranks_better_than_popularity(scorer, train, test):
     # Measured after 30 epochs, four seeds: nDCG@10 .093 to .099 against .079, AUC .917 to .919
     # against .894.
-    ours = evaluate(scorer, test, train=train, metrics=("auc", "ndcg@10"))
-    theirs = evaluate(Popularity().fit(train), test, train=train, metrics=("auc", "ndcg@10"))
+    ours = evaluate(scorer, test, exclude=train, metrics=("auc", "ndcg@10"))
+    theirs = evaluate(Popularity().fit(train), test, exclude=train, metrics=("auc", "ndcg@10"))
     return ours["auc"] > theirs["auc"] + 0.01 and ours["ndcg@10"] > theirs["ndcg@10"] + 0.005
 
 
@@ -68,31 +69,70 @@ def test_what_must_be_beaten_does_not_pass_for_a_model(rated, liked):
         assert not ranks_better_than_popularity(scorer, *liked)
 
 
+LIKED, HELD_OUT = likes()
+FOLLOW = {"evaluate_on": {"validation": HELD_OUT}}
+
+
 def test_one_thing_can_be_changed():
-    fitted = implicit(*likes(), n_epochs=2, n_factors=3, metrics="auc", loss="squared_sigmoid")
+    changes = {"n_factors": 3, "metrics": "auc", "loss": "squared_sigmoid"}
+    fitted = implicit(LIKED, **FOLLOW, n_epochs=2, **changes)
     assert fitted.model.user_factors.embedding_dim == 3
-    assert "test_auc" in fitted.history[0] and "test_ndcg@10" not in fitted.history[0]
-    net = explicit(*likes(), n_epochs=2, model=CollabFNet, sparse=False, optimizer="adam")
+    assert "validation_auc" in fitted.history[0]
+    assert "validation_ndcg@10" not in fitted.history[0]
+    net = explicit(LIKED, n_epochs=2, model=CollabFNet, sparse=False, optimizer="adam")
     assert isinstance(net.model, CollabFNet)
     with pytest.raises(ValueError, match="did you mean 'n_factors'"):
-        implicit(*likes(), n_factor=3)
+        implicit(LIKED, n_factor=3)
+
+
+def test_another_size_of_the_start_does_not_change_its_kind():
+    with pytest.raises(ValueError, match=r'init_std .* belong to init="normal", and this'):
+        implicit(LIKED, init_std=0.1)
+    starts = [{"svd_scale": 0.1}, {"init": "normal", "init_std": 0.1}, {}]
+    svd, noise, ours = (
+        implicit(LIKED, n_epochs=0, n_factors=3, **s).model.user_factors.weight for s in starts
+    )
+    assert torch.equal(svd, ours) and not torch.equal(noise, ours)
 
 
 @pytest.mark.parametrize("recipe", [explicit, implicit])
 def test_a_recipe_repeats_itself(recipe):
-    first, second, other = (recipe(*likes(), n_epochs=2, seed=seed) for seed in (5, 5, 6))
+    first, second, other = (recipe(LIKED, n_epochs=2, seed=seed) for seed in (5, 5, 6))
     assert (first.score_matrix() == second.score_matrix()).all()
     assert (first.score_matrix() != other.score_matrix()).any()
 
 
-def test_a_recipe_can_do_without_a_test_part():
-    assert list(implicit(likes()[0], n_epochs=2).history.to_frame()) == ["train_loss", "seconds"]
+def test_a_recipe_can_do_without_anything_to_follow():
+    assert list(implicit(LIKED, n_epochs=2).history.to_frame()) == ["train_loss", "seconds"]
+
+
+def test_a_catalogue_of_five_items_is_enough():
+    small = np.eye(5) + np.eye(5, k=1)
+    hidden = np.eye(5, k=2)
+    record = implicit(small, evaluate_on={"hidden": hidden}, n_epochs=2).history[-1]
+    assert np.isfinite(record["hidden_loss"])
 
 
 def test_the_gradient_by_hand_takes_the_steps_of_autograd():
     by_hand, autograd = (
-        implicit(*likes(), n_epochs=20, n_factors=4, optimizer=optimizer).score_matrix()
-        for optimizer in ("fused_bpr", "row_sgd")
+        implicit(LIKED, n_epochs=20, n_factors=4, step=step).score_matrix()
+        for step in ("by_hand", "autograd")
     )
     np.testing.assert_allclose(by_hand, autograd, atol=1e-3)
-    assert (implicit(*likes(), n_epochs=20, n_factors=4).score_matrix() == by_hand).all()
+    assert (implicit(LIKED, n_epochs=20, n_factors=4).score_matrix() == by_hand).all()
+
+
+@pytest.mark.parametrize(("stretch", "shift"), [(9 / 4.5, -0.0), (100 / 4.5, -11.0), (0.2, 0.0)])
+def test_explicit_does_as_well_on_any_scale(rated, stretch, shift):
+    train, valid = (part.copy() for part in rated)
+    settings = {"n_factors": 20, "n_epochs": 12}
+    stars = explicit(train, **settings).rmse(valid)
+    for part in (train, valid):
+        part.data = part.data * np.float32(stretch) + np.float32(shift)  # a 0 that is stored stays
+    assert explicit(train, **settings).rmse(valid) / stretch == pytest.approx(stars, abs=0.002)
+
+
+def test_dislikes_are_not_taken_for_likes():
+    thumbs = np.array([[1, -1, 0, 0], [0, 1, -1, 0], [-1, 0, 1, 0]])
+    with pytest.raises(ValueError, match=r"train holds -1 at user 0, item 1 .*matrix > 0"):
+        implicit(thumbs)

@@ -9,13 +9,14 @@ from planted import ratings
 from torch import nn
 from torch.nn import functional as F
 
+from nmf_helpers.bpr import BPRStep
+from nmf_helpers.history import History
 from nmf_helpers.interactions import Interactions, batches
 from nmf_helpers.losses import bpr_loss
 from nmf_helpers.models import MF, BiasedMF
 from nmf_helpers.training import (
     OPTIMIZERS,
     Diverged,
-    History,
     batch_loss,
     make_optimizer,
     mean_loss,
@@ -46,7 +47,7 @@ def same_weights(model, other, **tolerance):
 @pytest.mark.parametrize("sparse", [True, False])
 def test_row_sgd_without_decay_is_torchs_sgd(sparse):
     ours, theirs = small_model(sparse=sparse), small_model()
-    settings = {"lr": 0.1, "n_epochs": 3, "sum_gradients": True}
+    settings = {"lr": 0.1, "n_epochs": 3, "reduction": "sum"}
     for model, optimizer in ((ours, "row_sgd"), (theirs, torch.optim.SGD)):
         list(train(model, one_batch(), optimizer=optimizer, **settings))
     same_weights(ours, theirs)
@@ -74,7 +75,7 @@ def test_row_sgd_decays_a_row_once_for_each_time_it_occurs():
             lr=lr,
             weight_decay=decay,
             n_epochs=1,
-            sum_gradients=True,
+            reduction="sum",
         )
     )
     for table, expected in zip(tables, (p, q, b, c), strict=True):
@@ -97,36 +98,64 @@ def pairs(seed=0, n=50):
     return [((users, (i, j)), torch.ones(n))]
 
 
-def step_by(optimizer, **settings):
-    """Return a model with biases after a few steps on the same pairs, and the records."""
+def with_biases():
     model = small_model(sparse=True)
     nn.init.normal_(model.item_bias.weight, generator=torch.Generator().manual_seed(1))
-    settings = {"loss": bpr_loss, "lr": 0.02, "sum_gradients": True, "n_epochs": 3} | settings
-    return model, list(train(model, pairs(), optimizer=optimizer, **settings))
+    return model
 
 
 @pytest.mark.parametrize("weight_decay", [0, 0.3])
 def test_the_step_by_hand_is_autograds(weight_decay):
-    ours, records = step_by("fused_bpr", weight_decay=weight_decay)
-    theirs, expected = step_by("row_sgd", weight_decay=weight_decay)
+    ours, theirs, rates = with_biases(), with_biases(), {"lr": 0.02, "weight_decay": weight_decay}
+    by_hand = list(train(ours, pairs(), BPRStep(ours, **rates), n_epochs=3))
+    settings = {"loss": bpr_loss, "optimizer": "row_sgd", "reduction": "sum"} | rates
+    autograd = list(train(theirs, pairs(), **settings, n_epochs=3))
     same_weights(ours, theirs, rtol=1e-5, atol=1e-6)
-    losses, expected = ([r["train_loss"] for r in run] for run in (records, expected))
+    losses, expected = ([r["train_loss"] for r in run] for run in (by_hand, autograd))
     assert losses == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_step_by_hand_is_refused_where_it_would_be_another_models_or_losss():
+def test_the_step_by_hand_is_refused_where_it_would_be_another_models():
     for model in (MF(3, 4, 2), small_model(), small_model(sparse=True, dropout=0.1)):
         with pytest.raises(ValueError, match="BiasedMF only, with sparse=True and dropout=0"):
-            make_optimizer("fused_bpr", model, lr=0.1)
-    for settings in ({"loss": F.mse_loss}, {"sum_gradients": False}):
-        with pytest.raises(ValueError, match='gradient of loss="bpr" only'):
-            step_by("fused_bpr", **settings)
+            BPRStep(model)
+
+
+def test_any_callable_that_returns_a_mean_loss_is_a_step():
+    model, expected = small_model(), small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(model, batch):
+        (users, items), target = batch
+        loss = (model(users, items) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    records = list(train(model, one_batch(), step, n_epochs=3))
+    theirs = list(train(expected, one_batch(), optimizer="sgd", lr=0.1, n_epochs=3))
+    assert [r["train_loss"] for r in records] == pytest.approx([r["train_loss"] for r in theirs])
+    same_weights(model, expected)
+    with pytest.raises(TypeError, match="lr: a step has its own settings"):
+        list(train(model, one_batch(), step, lr=0.1))
+    with pytest.raises(ValueError, match="needs a step with an attribute optimizer"):
+        list(train(model, one_batch(), step, lr_schedule="linear"))
+
+
+@pytest.mark.parametrize(("which", "says"), [(0, "users.*7 does not"), (1, "items.*-1 does not")])
+def test_ids_that_were_not_encoded_are_named(which, says):
+    ids = [PAIRS[0].clone(), PAIRS[1].clone()]
+    ids[which][2] = (7, -1)[which]
+    for look in (lambda b: list(train(small_model(), b)), lambda b: mean_loss(small_model(), b)):
+        with pytest.raises(IndexError, match=f"{says}.*encode"):
+            look([(tuple(ids), TARGET)])
 
 
 # --- Optimizers by name -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"fused_bpr"}))
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_trains(name):
     model = small_model(sparse=name in ("sparse_adam", "row_sgd"))
     records = list(train(model, one_batch(), optimizer=name, lr=0.05, n_epochs=20))
@@ -228,7 +257,7 @@ def test_losses_are_means_whatever_the_reduction(reduction):
 
 def test_summed_gradients_are_those_of_the_mean_times_the_batch():
     ours, theirs = small_model(), small_model()
-    list(train(ours, one_batch(), optimizer="sgd", lr=0.01, n_epochs=2, sum_gradients=True))
+    list(train(ours, one_batch(), optimizer="sgd", lr=0.01, n_epochs=2, reduction="sum"))
     list(train(theirs, one_batch(), optimizer="sgd", lr=0.05, n_epochs=2))
     same_weights(ours, theirs)
 
@@ -236,7 +265,7 @@ def test_summed_gradients_are_those_of_the_mean_times_the_batch():
 def test_a_pairwise_loss_is_given_the_difference_of_two_scores():
     model = small_model()
     users, items = PAIRS
-    value = batch_loss(model, users, (items, items.flip(0)), TARGET, bpr_loss)
+    value = batch_loss(model, ((users, (items, items.flip(0))), TARGET), bpr_loss)
     difference = model(users, items) - model(users, items.flip(0))
     torch.testing.assert_close(value, bpr_loss(difference))
 
@@ -254,7 +283,8 @@ def test_no_data_is_an_error_and_no_epochs_are_not():
     with pytest.raises(ValueError, match="nothing to train on"):
         list(train(small_model(), [], n_epochs=1))
     assert list(train(small_model(), one_batch(), n_epochs=0)) == []
-    assert np.isnan(mean_loss(small_model(), []))
+    with pytest.raises(ValueError, match="nothing to measure: the batches are empty"):
+        mean_loss(small_model(), [])
 
 
 @pytest.mark.parametrize("n_epochs", [-1, 2.5, 2.0, "3", None])
@@ -280,16 +310,16 @@ def test_evaluation_is_recorded_and_sees_the_model_in_eval_mode():
     model.dropout.register_forward_hook(lambda module, *_: modes.append(module.training))
 
     def evaluate(model):
-        return {"valid_loss": mean_loss(model, one_batch()), "fun": 7}
+        return {"validation_loss": mean_loss(model, one_batch()), "fun": 7}
 
     for record in train(model, one_batch(), n_epochs=2, evaluate=evaluate):
-        assert record["fun"] == 7 and record["valid_loss"] > 0
+        assert record["fun"] == 7 and record["validation_loss"] > 0
         assert not model.training  # and so does who looks between epochs
     assert modes == [True, True, False, False] * 2
 
 
 def test_a_lower_epoch_to_start_from_is_counted_on():
-    records = list(train(small_model(), one_batch(), first_epoch=4, n_epochs=6))
+    records = list(train(small_model(), one_batch(), start_epoch=4, n_epochs=6))
     assert [record["epoch"] for record in records] == [4, 5, 6]
 
 
@@ -359,3 +389,7 @@ def test_a_history_is_a_table_with_a_row_for_each_epoch():
     assert list(frame.columns) == ["train_loss", "seconds"]
     assert frame["train_loss"].tolist() == history.column("train_loss")
     assert History().to_frame().empty
+    with pytest.raises(
+        ValueError, match=r"no 'valid' was recorded in epoch 1, only \['epoch', 'sec"
+    ):
+        history.column("valid")
