@@ -20,6 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from nmf_helpers.checks import nearest
 from nmf_helpers.course import start
 
 COURSE = "nmf-helpers"
@@ -60,22 +61,18 @@ def run(given: argparse.Namespace) -> int:
     """Do what the command line says, and return the exit status."""
     if given.command == "check":
         return report(chain(packages(), machine()))
+    if given.command == "fetch":
+        fetch()
+        return 0
+    if given.command == "handout":
+        print(*start.copy_notebooks(Path(given.which)), f"Written to {given.which}.", sep="\n")
+        return 0
+    found = start.find_notebooks()
+    wanted: Any = found[nearest("notebook", given.which, found)] if given.which else None
     if given.command == "show":
         from nmf_helpers.course.show import show
 
-        return show(start.find_notebook(given.which), browser=not given.no_browser)
-    if given.command == "fetch":
-        fetch()
-    elif given.command == "handout":
-        print(*start.copy_notebooks(Path(given.which)), f"Written to {given.which}.", sep="\n")
-    else:
-        open_copies(given)
-    return 0
-
-
-def open_copies(given: argparse.Namespace) -> None:
-    """Open a student's own copies, after fetching what is missing."""
-    wanted = start.find_notebook(given.which) if given.which else None
+        return show(wanted, browser=not given.no_browser)
     folder = (given.folder or start.students_folder()).expanduser().absolute()
     said = start.copy_notebooks(folder, wanted if given.reset else None)
     print(f"Your notebooks are in {folder}.", *said, sep="\n", flush=True)
@@ -85,6 +82,7 @@ def open_copies(given: argparse.Namespace) -> None:
         print(error, "Notebooks 5 to 7 need ML-100K. The others don't: go on.", sep="\n\n")
     copy = folder / wanted.name if wanted else start.last_worked_on(folder)
     start.open_lab(copy, browser=not given.no_browser)
+    return 0
 
 
 def fetch() -> None:

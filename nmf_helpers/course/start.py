@@ -15,10 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
-from nmf_helpers.checks import nearest
-
 FILE = ".nmf-helpers.json"  # what a folder remembers; JupyterLab doesn't list names with a dot
-LEFT_OUT = {"instructor", "solution"}  # tags of cells that students don't get
+TEACHERS = {"instructor", "solution"}  # tags of cells that students don't get
 CHECKOUT = Path(__file__).parents[2]
 INSTALLED = Path(__file__).with_name("notebooks")  # there if the course came as a wheel
 OPTIONS = [  # nothing is asked of the network, and no notebook is paired
@@ -41,26 +39,17 @@ def find_notebooks() -> dict[str, Path]:
     return {re.sub(r"^0(\d)-.*", r"\1", path.stem): path for path in found}
 
 
-def find_notebook(which: str) -> Path:
-    """Return a notebook by its number, or another page by its name."""
-    found = find_notebooks()
-    return found[nearest("notebook", which, found)]
-
-
 def clean_copy(path: Path) -> Any:
     """Return a notebook without outputs, widgets, solutions, and anything of its maker's machine.
 
-    Raises
-    ------
-    ValueError
-        If it is no notebook, or broken; the message names it, and the cell.
+    A ValueError names a notebook that is broken, and the cell.
     """
     import nbformat
     from nbconvert import preprocessors as steps
 
     try:
         notebook = nbformat.from_dict(json.loads(path.read_text("utf-8")))
-        steps.TagRemovePreprocessor(remove_cell_tags=LEFT_OUT).preprocess(notebook, {})
+        steps.TagRemovePreprocessor(remove_cell_tags=TEACHERS).preprocess(notebook, {})
         steps.ClearOutputPreprocessor().preprocess(notebook, {})
         for cell in notebook.cells:
             for key in set(cell.metadata) - {"tags"}:
@@ -95,16 +84,13 @@ def write(folder: Path, remembered: dict[str, Any]) -> None:
 def copy_notebooks(folder: Path, again: Path | None = None) -> list[str]:
     """Copy the notebooks that are missing, and return sentences on what there is to know.
 
-    Parameters
-    ----------
-    folder : Path
-        It is made if need be.
-    again : Path, optional
-        A notebook of the course to copy once more; the copy that is there is kept beside it.
+    The notebook `again` is copied once more; the copy that is there is kept beside it.
     """
     import nbformat
 
     clean = {n: (p, nbformat.writes(clean_copy(p))) for n, p in find_notebooks().items()}
+    if folder.resolve().is_relative_to(find_notebooks()["1"].parent):
+        raise ValueError(f"{folder} is the course's own, not for copies: name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     remembered, said = read(folder), []
     for number, (path, text) in clean.items():
@@ -126,9 +112,10 @@ def copy_notebooks(folder: Path, again: Path | None = None) -> list[str]:
 
 def last_worked_on(folder: Path) -> Path:
     """Return the copy that was saved last, or the first notebook's if none has been."""
-    copies = {folder / name: made for name, (_, made) in read(folder)["editions"].items()}
-    saved = {p: p.stat().st_mtime for p, made in copies.items() if p.stat().st_mtime > made}
-    return max(saved, key=saved.__getitem__, default=min(copies))
+    made = {name: made for name, (_, made) in read(folder)["editions"].items()}
+    times = {p: p.stat().st_mtime for p in folder.glob("*.ipynb") if p.name in made}
+    worked_on = [p for p in times if times[p] > made[p.name]]
+    return max(worked_on, key=times.__getitem__, default=min(times))
 
 
 def students_folder() -> Path:

@@ -14,21 +14,14 @@ from nmf_helpers.checks import nearest
 from nmf_helpers.course import start
 from nmf_helpers.course.exercises.judge import EXERCISES, Different, Exercise, NotAttempted
 
-NOTEBOOKS = range(1, 8)
 MODULES = ("encoding", "rating", "ranking")  # notebook 1, notebooks 2 to 5, 6 and 7
 
 
 def check(name: str, answer: Callable) -> None:
-    """Print in one line whether an exercise is solved, and if not, what differs.
+    """Print in one line whether a function or class solves an exercise, and if not, what differs.
 
-    It doesn't raise, so that a notebook with open exercises runs to its end.
-
-    Parameters
-    ----------
-    name : str
-        Number of the exercise, such as "2.1" or "2.bug1"; a ValueError if no exercise has it.
-    answer : callable
-        The function or class that was asked for.
+    It doesn't raise, so that a notebook with open exercises runs to its end; except a ValueError
+    for a name that no exercise has.
     """
     exercise = _find(name)
     try:
@@ -47,11 +40,11 @@ def hint(name: str, tier: int = 1) -> None:
     exercise = _find(name)
     if tier not in (1, 2, 3, 4):
         raise ValueError(f"tier must be 1, 2, 3 or 4 (the solution), not {tier!r}")
-    if tier == 4:
-        print(f"The solution of {name}, or one of them:\n\n{exercise.source()}", end="")
-    else:
+    if tier < 4:
         more = "More" if tier < 3 else "The solution"
         print(f'{exercise.hints()[tier - 1]}  ({more}: hint("{name}", {tier + 1}))')
+    else:
+        print(f"The solution of {name}, or one of them:\n\n{exercise.source()}", end="")
 
 
 def progress() -> pd.DataFrame:
@@ -63,11 +56,11 @@ def progress() -> pd.DataFrame:
         print("Nothing is remembered here, only in the folder of: python -m nmf_helpers start")
     passed = start.read(Path.cwd())["passed"]
     rows = {}
-    for notebook in NOTEBOOKS:
+    for notebook in range(1, 8):
         mine = [name for name in names() if name.startswith(f"{notebook}.")]
-        still_open = [name for name in mine if name not in passed]
-        done = f"{len(mine) - len(still_open)} of {len(mine)}"
-        rows[notebook] = {"passed": done, "still open": "  ".join(still_open)}
+        left = [name for name in mine if name not in passed]
+        done = f"{len(mine) - len(left)} of {len(mine)}"
+        rows[notebook] = {"passed": done, "still open": "  ".join(left)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("notebook")
 
 

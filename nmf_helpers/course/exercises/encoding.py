@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from nmf_helpers.course.exercises.judge import case, exercise
+from nmf_helpers.course.exercises.judge import case
 from nmf_helpers.data import encode_ratings
 
 COLUMNS = ["userId", "movieId", "rating", "timestamp"]
@@ -19,8 +19,7 @@ IDS = rng.integers(0, 30, 60).tolist()
 # 1. For the ratings of this notebook the answer is 0.0164. Divide two counts to get there.
 # 2. How many cells are there? Count different users and different films: neither is the largest id.
 # 3. A column's nunique() counts its different values. Each row of the table fills one cell.
-@exercise("1.1")
-@case(TABLE, want=5 / 9, why="five ratings, and three users × three films make nine cells")
+@case("1.1", TABLE, want=5 / 9, why="five ratings, and three users × three films make nine cells")
 def share_filled(ratings):
     n_cells = ratings["userId"].nunique() * ratings["movieId"].nunique()
     return len(ratings) / n_cells
@@ -29,9 +28,8 @@ def share_filled(ratings):
 # 1. Two columns, two roles: one decides which code an id gets, the other is translated.
 # 2. Build a dictionary from id to code first, as in "By hand". It may look at `known` only.
 # 3. A dictionary's get(key, default) returns the default for a key that it doesn't have.
-@exercise("1.2")
-@case([260, 9999, 318], [318, 260, 318, 111362], want=[1, -1, 0], why="318 came first, then 260")
-@case(IDS[:40], IDS[40:])
+@case("1.2", [260, 9999, 318], [318, 260, 318], want=[1, -1, 0], why="318 came first, then 260")
+@case("1.2", IDS[:40], IDS[40:])
 def encode(column, known):
     index = {}
     for value in known:
@@ -42,9 +40,8 @@ def encode(column, known):
 # 1. The rows of a table need not be in the order of time. These aren't.
 # 2. Rank each user's ratings by timestamp, latest first: one True or False per row, in their order.
 # 3. Look up groupby(...)["timestamp"].rank, with ascending=False and method="first".
-@exercise("1.3")
-@case(TABLE, 1, want=np.array([1, 0, 0, 1, 1]) > 0, why="True where a row is its user's latest")
-@case(SHUFFLED, 3)
+@case("1.3", TABLE, 1, want=[1, 0, 0, 1, 1], why="true where a row is its user's latest")
+@case("1.3", SHUFFLED, 3)
 def is_last(ratings, n):
     by_user = ratings.groupby("userId")["timestamp"]
     return by_user.rank(ascending=False, method="first") <= n
@@ -58,7 +55,6 @@ def items_left(encode_both, train, validation):
 # 1. Follow one film. Which code does it have in training, and which in validation?
 # 2. A call that is not told about training makes codes of its own, starting from zero again.
 # 3. encode_ratings takes a second argument.
-@exercise("1.bug1")
-@case(TABLE[:4], LATER, look=items_left, want=[1], why="and no user whom training never saw")
+@case("1.bug1", TABLE[:4], LATER, look=items_left, want=[1], why="of a user training knows")
 def encode_both(train, validation):
     return encode_ratings(train), encode_ratings(validation, train)

@@ -59,38 +59,26 @@ class Exercise(NamedTuple):
 EXERCISES: dict[str, Exercise] = {}
 
 
-def exercise(name: str) -> Callable:
-    """Decorate a solution: keep it, with its cases, under a number such as "2.1" or "2.bug1"."""
-
-    def keep(solution: Any) -> Any:
-        EXERCISES[name] = Exercise(solution, solution.cases)
-        return solution
-
-    return keep
-
-
 def case(
-    *inputs: Any, want: Any = ..., why: str = "", given: str = "", look: Callable | None = None
+    name: str,
+    *inputs: Any,
+    want: Any = ...,
+    why: str = "",
+    given: str = "",
+    look: Callable | None = None,
 ) -> Callable:
-    """Decorate a solution: give it one more case on which answers are tried.
+    """Decorate the solution of an exercise: add a case on which answers are tried.
 
-    Parameters
-    ----------
-    inputs
-        What the answer is called with, a copy each time.
-    want
-        The result, or the error to be raised; by default what the solution gives.
-    why, given : str
-        Words for the verdict: "Given …, yours returned 3. Expected 4: why."
-    look : callable
-        Given the answer and the inputs, it returns what is compared with `want`; the verdict quotes
-        its docstring.
+    An answer is called with copies of the inputs. What it returns, or what `look` makes of answer
+    and inputs, should be `want`; by default what the solution gives, and an error class if that
+    is to be raised. The verdict says "Given …, yours returned 3. Expected 4: why.", with the
+    docstring of `look`, which begins with "Return", in place of "yours returned".
     """
 
     def judge(answer: Callable, solution: Callable) -> None:
         names = inspect.signature(solution).parameters
         words = given or ", ".join(f"{n} = {show(v)}" for n, v in zip(names, inputs, strict=False))
-        error = want if isinstance(want, type) else ()
+        error: Any = want if isinstance(want, type) else ()
         wanted = _try(look, solution, inputs) if want is ... else want
         try:
             got = _try(look, answer, inputs)
@@ -107,7 +95,7 @@ def case(
             raise Different(f"Given {words}, {said.rstrip('.')} {show(got)}. Expected {expected}.")
 
     def add(solution: Any) -> Any:
-        solution.cases = [judge, *vars(solution).get("cases", ())]
+        EXERCISES.setdefault(name, Exercise(solution, [])).cases.insert(0, judge)
         return solution
 
     return add
