@@ -1,8 +1,9 @@
-"""The widgets that the labs are made of, and how a lab looks where no widget can be drawn."""
+"""The widgets that the labs are made of, and what is left of a lab where none can be drawn."""
 
 import html
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from importlib.resources import files
 from typing import Any
 
 import ipywidgets as widgets
@@ -11,81 +12,33 @@ import traitlets
 from IPython.display import publish_display_data
 
 from nmf_helpers.checks import check_number, nearest
-from nmf_helpers.lab.chart import DARK, still
+from nmf_helpers.lab.curves import DARK, still
 
-# The desk puts controls beside the picture, or above it where that gets too narrow. JupyterLab
-# marks what has lost its kernel as disconnected; a lab that cannot be drawn leaves its picture.
-STYLE = """<style>
-.nmf-lab, .nmf-lab .widget-box {overflow: visible; min-width: 0}
-.nmf-lab {margin: 0; width: 100%; box-sizing: border-box; padding-right: 4px}
-.nmf-lab :focus-visible {outline: 2px solid var(--jp-brand-color1, #0072B2); outline-offset: 1px}
-.nmf-lab .widget-inline-hbox, .nmf-lab select, .nmf-lab .widget-slider {width: auto !important}
-.nmf-lab .widget-inline-hbox {margin: 1px 0; min-width: 0; max-width: 25em}
-.nmf-lab .widget-label {width: 7.2em !important; text-align: left}
-.nmf-lab .widget-readout {min-width: 4em; overflow: visible}
-.nmf-lab .slider-container {min-width: 4em}
-.nmf-desk {display: flex; flex-flow: row wrap; gap: 2px 14px; align-items: flex-start}
-.nmf-controls {flex: 1 1 15.5em; display: grid !important; gap: 0 14px; align-items: center;
-  grid-template-columns: repeat(auto-fill, minmax(14.5em, 1fr))}
-.nmf-view {flex: 3 1 24em}
-.nmf-view .nmf-picture {width: 100%; max-width: 800px; height: auto; max-height: 84vh;
-  object-fit: contain; object-position: left}
-.nmf-text {line-height: 1.35; overflow-wrap: anywhere}
-.nmf-text caption {text-align: left; font-weight: bold}
-.nmf-text td, .nmf-text th {padding: 1px 14px 1px 0; text-align: left}
-.nmf-text li {margin-bottom: 3px}
-.nmf-columns {display: flex; flex-wrap: wrap; gap: 0 40px}
-.nmf-columns > div {flex: 1 1 18em}
-.nmf-stars button {padding: 0 2px; min-width: 2.4em}
-.nmf-lab .jupyter-widgets-disconnected::before {display: none}
-.nmf-lab.jupyter-widgets-disconnected::before {display: block; padding: 4px; font: inherit;
-  font-weight: bold; content: "The kernel was restarted: run this cell again."; color: inherit;
-  position: static; width: auto; height: auto}
-.jp-OutputArea:has(.nmf-lab) .nmf-still,
-.jp-OutputArea:has([data-mime-type$="widget-view+json"]:not(.jupyter-widgets)) .nmf-still,
-.jp-OutputArea:has(.nmf-still) .jupyter-widgets[data-mime-type$="widget-view+json"] {display: none}
-</style>"""
-
-# ipywidgets gives the handles of its sliders no name, and as value their place on the scale.
-SCRIPT = """<script>
-window.nmfSliders ??= new MutationObserver(() => {
-  for (const row of document.querySelectorAll('.nmf-lab .widget-slider')) {
-    const [handle, name, value] = ['.noUi-handle', '.widget-label', '.widget-readout']
-      .map((part) => row.querySelector(part));
-    for (const [key, text] of [['aria-label', name], ['aria-valuetext', value]])
-      if (handle && text && handle.getAttribute(key) !== text.textContent)
-        handle.setAttribute(key, text.textContent);
-  }
-});
-nmfSliders.observe(document.body,
-  {subtree: true, childList: true, attributeFilter: ['aria-valuetext']});
-</script>"""
+PAGE = DARK + files(__package__).joinpath("page.html").read_text("utf-8")  # how labs look
 
 
 class Lab(widgets.VBox):
     """A box of widgets that leaves a picture and a sentence where no widget can be drawn."""
 
-    def __init__(self, name: str, children: Iterable[widgets.Widget]) -> None:
-        super().__init__(list(children))
+    def __init__(self, name: str, *children: widgets.Widget) -> None:
+        super().__init__(children)
         self.add_class("nmf-lab").add_class(f"nmf-{name}-lab")
 
     def still(self) -> tuple[str, str]:
         """Return what the lab shows now, as HTML and as text."""
-        return still(self.picture.value, self.picture.tooltip, 660), self.picture.tooltip
+        return still(self.picture.value, self.picture.tooltip), self.picture.tooltip
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        picture, _ = self.still()
         sentence = "<p>A picture of the lab. Run this cell to move it.</p>"
-        around = STYLE + DARK + SCRIPT
-        page = f'{around}<div class="nmf-still nmf-text">{picture}{sentence}</div>'
+        page = f'{PAGE}<div class="nmf-still nmf-text">{self.still()[0]}{sentence}</div>'
         return super()._repr_mimebundle_(**kwargs) | {"text/html": page}
 
     def _ipython_display_(self) -> None:
         # Two outputs: of one bundle, JupyterLab looks at the widget alone, even if it is gone.
         bundle = self._repr_mimebundle_()
-        text = {"text/html": bundle.pop("text/html"), "text/plain": self.still()[1]}
+        picture = {"text/html": bundle.pop("text/html"), "text/plain": self.still()[1]}
         publish_display_data(bundle)
-        publish_display_data(text)
+        publish_display_data(picture)
 
 
 class Picture(widgets.Image):
@@ -101,21 +54,20 @@ class Picture(widgets.Image):
 class LogSlider(widgets.SelectionSlider):
     """A slider over ten round values a decade; another value set from code joins them."""
 
-    def __init__(self, low: float, value: float, high: float, zero: bool = False) -> None:
-        steps = np.arange(round(10 * math.log10(low)), round(10 * math.log10(high)) + 1)
-        self.values = {0.0} if zero else set()
-        self.values |= {float(f"{10 ** (step / 10):.2g}") for step in steps}
-        super().__init__(options=self._options_with(value), value=value, continuous_update=False)
+    def __init__(self, low: float, start: float, high: float, zero: bool = False) -> None:
+        ends = [round(10 * math.log10(end)) for end in (low, high)]
+        self.values = {float(f"{10 ** (i / 10):.2g}") for i in range(ends[0], ends[1] + 1)}
+        self.values |= {0.0, start} if zero else {start}
+        super().__init__(options=self._labelled(), value=start, continuous_update=False)
 
-    def _options_with(self, value: float) -> list[tuple[str, float]]:
-        self.values.add(float(value))
-        return [(f"{v:.6g}", v) for v in sorted(self.values)]
+    def _labelled(self) -> list[tuple[str, float]]:
+        return [(f"{value:.6g}", value) for value in sorted(self.values)]
 
     def admit(self, value: float) -> None:
-        """Make `value` one of the slider's."""
+        """Make `value` one of the slider's, so that it can be set."""
         if value not in self.values:
-            now = self.value
-            self.options = self._options_with(value)
+            self.values, now = self.values | {float(value)}, self.value
+            self.options = self._labelled()
             self.value = now
 
 
@@ -135,15 +87,14 @@ def _widget(name: str, spec: Any) -> widgets.Widget:
     if isinstance(spec, list) and spec:
         return widgets.Dropdown(options=spec, value=spec[0])
     if not isinstance(spec, tuple) or len(spec) != 3:
-        raise TypeError(
-            f"{name}: expected a widget, True or False, a list, or (low, start, high); got {spec!r}"
-        )
+        wanted = "a widget, True or False, a list, or (low, start, high)"
+        raise TypeError(f"{name}: expected {wanted}; got {spec!r}")
     low, start, high = spec
     if not (low <= start <= high and low < high):
         raise ValueError(f"{name}: expected low <= start <= high, got {spec}")
     whole = all(isinstance(x, int) for x in spec)
     if low > 0 and high / low >= 100 and not whole:
-        return LogSlider(low, start, high)
+        return LogSlider(low, float(start), high)
     # Told on release only: of a value for every pixel, the last would arrive after a quick press.
     options = {"value": start, "min": low, "max": high, "continuous_update": False}
     if whole:
@@ -159,8 +110,8 @@ def put(name: str, widget: widgets.Widget, value: Any) -> None:
     elif hasattr(widget, "max"):
         whole = isinstance(widget.value, int)
         check_number(name, value, at_least=widget.min, at_most=widget.max, whole=whole)
-    elif hasattr(widget, "options") and value not in (known := choices(widget)):
-        nearest(name, value, map(str, known))
+    elif hasattr(widget, "options"):
+        nearest(name, str(value), map(str, choices(widget)))
     try:
         widget.value = value
     except traitlets.TraitError as error:
@@ -179,10 +130,10 @@ def spread(widget: widgets.Widget) -> list[Any]:
     if isinstance(widget, widgets.Checkbox):
         return [False, True]
     if isinstance(widget, LogSlider):
-        middle = widget.value or max(sorted(widget.values)[len(widget.values) // 2], 0)
+        middle = widget.value or sorted(widget.values)[len(widget.values) // 2]
         first = middle / 10 if widget.value else 0.0
         return [float(f"{v:.2g}") for v in (first, middle / 3, middle, middle * 3)]
-    if isinstance(widget, widgets.Dropdown):
+    if hasattr(widget, "options"):
         return choices(widget)[:4]
     if isinstance(widget, widgets.BoundedIntText):
         return [widget.value + i for i in range(4)]
@@ -191,17 +142,15 @@ def spread(widget: widgets.Widget) -> list[Any]:
     return [round(v, 6) for v in np.linspace(widget.min, widget.max, 4).tolist()]
 
 
-def button(text: str, icon: str, tip: str, action: Callable[[], Any], style: str = "") -> Any:
+def button(text: str, icon: str, tip: str, action: Callable[[], Any]) -> widgets.Button:
     """Return a button that calls `action` without arguments."""
-    made = widgets.Button(
-        description=text, icon=icon, tooltip=tip, button_style=style, layout={"width": "auto"}
-    )
+    made = widgets.Button(description=text, icon=icon, tooltip=tip, layout={"width": "auto"})
     made.on_click(lambda _: action())
     return made
 
 
 def box(name: str, *children: widgets.Widget) -> widgets.Box:
-    """Return widgets in a box that `STYLE` lays out."""
+    """Return widgets in a box that `page.html` lays out."""
     return widgets.Box(children).add_class(f"nmf-{name}")
 
 

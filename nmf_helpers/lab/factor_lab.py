@@ -6,10 +6,11 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from nmf_helpers.lab.chart import Chart
 from nmf_helpers.lab.controls import Lab, Picture, box, literal, spoken
+from nmf_helpers.lab.curves import COLOURS, FAINT, HALO, INK, Chart, as_written, shorten
 from nmf_helpers.lab.items import Items
-from nmf_helpers.lab.plots import factor_map, project
+
+N_NAMED = 60  # films tried to be named on the map
 
 
 class FactorLab(Lab):
@@ -28,44 +29,29 @@ class FactorLab(Lab):
     """
 
     def __init__(
-        self,
-        movies: pd.DataFrame,
-        popularity: np.ndarray,
-        after: np.ndarray,
-        before: np.ndarray | None = None,
-        *,
-        n_items: int = 400,
+        self, movies: pd.DataFrame, popularity: np.ndarray, after: np.ndarray,
+        before: np.ndarray | None = None, *, n_items: int = 400,
         genres: tuple[str, str] = ("Horror", "Children"),
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.items, n = Items(movies, popularity), len(movies)
-        self._vectors = {"after training": after}
-        if before is not None:
-            self._vectors = {"before training": before} | self._vectors
-        for when, vectors in self._vectors.items():
-            self._vectors[when] = vectors = np.asarray(vectors, float)
-            if vectors.ndim != 2 or len(vectors) != n or not vectors.size or n < 2:
-                raise ValueError(
-                    f"the vectors {when} have shape {vectors.shape}: (n_items, n_factors) with "
-                    f"n_items = {n}, one row per film, was expected, and at least two films"
+        vectors = {"before training": before, "after training": after}
+        self._vectors = {w: np.asarray(v, float) for w, v in vectors.items() if v is not None}
+        for when, v in self._vectors.items():
+            if v.ndim != 2 or len(v) != n or n < 2 or not v.size or not np.isfinite(v).all():
+                wanted = (
+                    f"finite, (n_items, n_factors) with a row for each of {n} films (2 or more)"
                 )
-            if not np.isfinite(vectors).all():
-                raise ValueError(f"the vectors {when} hold NaN or infinity: did training diverge?")
-        k = min(vectors.shape[1] for vectors in self._vectors.values())
+                raise ValueError(f"the vectors {when}, of shape {v.shape}, are not {wanted}")
+        k = min(v.shape[1] for v in self._vectors.values())
         axes = [("main direction", -1), ("second direction", -2)]
         axes += [(f"factor {i + 1}", i) for i in range(k)]
         every = sorted({g for genres in self.items.genres for g in genres.split(", ") if g})
-        self.when = widgets.Dropdown(
-            options=list(self._vectors), value="after training", description="when"
-        )
-        self.across = widgets.Dropdown(options=axes, value=-1, description="across")
-        self.up = widgets.Dropdown(options=axes, value=-2, description="up")
-        self.genres = [
-            widgets.Dropdown(
-                options=["none", *every], value=genre if genre in every else "none",
-                description=f"genre {i}",
-            )
-            for i, genre in enumerate(genres, 1)
-        ]  # fmt: skip
+        options = {"options": ["none", *every]}
+        menu, firsts = widgets.Dropdown, [g if g in every else "none" for g in genres]
+        self.when = menu(options=[*self._vectors], value="after training", description="when")
+        self.across = menu(options=axes, value=-1, description="across")
+        self.up = menu(options=axes, value=-2, description="up")
+        self.genres = [menu(**options, value=g, description="marked") for g in firsts]
         self.query = widgets.Text(description="name", placeholder="part of a title")
         self.n_items = widgets.IntSlider(
             min(n_items, n), 2, min(2000, n), description="films", continuous_update=False
@@ -75,56 +61,97 @@ class FactorLab(Lab):
         for control in controls:
             control.observe(lambda _: self._refresh(), "value")
         view = widgets.VBox([self.picture]).add_class("nmf-view")
-        super().__init__("factor", [box("desk", box("controls", *controls), view), self.ends])
+        super().__init__("factor", box("desk", box("controls", *controls), view), self.ends)
         self._refresh()
 
     def __repr__(self) -> str:
         return "FactorLab(a map of films)"
 
-    def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the films on the map and where they are: shapes (n,) and (n, 2)."""
+    def points(self) -> tuple[list[int], np.ndarray]:
+        """Return the films on the map and where they are, shape (n, 2)."""
         items = self.items.by_popularity[: self.n_items.value]
         vectors = self._vectors[self.when.value][items]  # (n, n_factors)
-        directions = project(vectors)  # (n, 2)
-        chosen = (self.across.value, self.up.value)
-        return items, np.stack(
-            [directions[:, -1 - c] if c < 0 else vectors[:, c] for c in chosen], axis=1
-        )
+        directions, chosen = project(vectors), (self.across.value, self.up.value)  # (n, 2)
+        columns = [directions[:, -1 - c] if c < 0 else vectors[:, c] for c in chosen]
+        return items, np.stack(columns, axis=1)
 
+    @as_written()
     def figure(self) -> Chart:
         """Return the map as an ordinary figure."""
         items, points = self.points()
-        groups = {
-            genre: np.flatnonzero([genre in self.items.genres[i].split(", ") for i in items])
-            for genre in (menu.value for menu in self.genres if menu.value != "none")
-        }
-        asked = set(self.items.search(self.query.value, 20)) if self.query.value.strip() else set()
-        return factor_map(
-            points,
-            [self.items.names[i] for i in items],
-            groups={genre: rows for genre, rows in groups.items() if len(rows)},
-            named=sorted(range(len(items)), key=lambda row: items[row] not in asked)[:60],
-            labels=(self.across.label, self.up.label),
-            title=self.when.value,
-        )
+        chart, where, taken = Chart(height=4.6), [], set[int]()
+        ax = chart.subplots()
+        ax.set(xlabel=self.across.label, ylabel=self.up.label, title=self.when.value)
+        ax.scatter(*points.T, s=9, color=FAINT, linewidths=0)
+        for menu, colour, marker in zip(self.genres, COLOURS, "os", strict=False):
+            rows = [
+                r for r, i in enumerate(items) if menu.value in self.items.genres[i].split(", ")
+            ]
+            free = [r for r in rows if r not in taken]  # a film in both takes the first
+            taken.update(rows)
+            if rows:
+                look = {"color": colour, "marker": marker, "label": menu.value, "lw": 0}
+                ax.scatter(points[free, 0], points[free, 1], s=28, **look)
+                x, y = points[rows].mean(0)
+                where.append(f"{menu.value} centred at ({x:+.2f}, {y:+.2f})")
+        if where:
+            ax.legend()
+        asked = self.items.search(self.query.value, 20) if self.query.value.strip() else []
+        first = sorted(range(len(items)), key=lambda row: items[row] not in asked)
+        self._name(chart, ax, items, points, first[:N_NAMED])
+        chart.alt = f"Map of {len(points):,} films" + f": {'; '.join(where)}" * bool(where) + "."
+        return chart
+
+    def _name(self, chart: Chart, ax: Any, items: list[int], points: Any, rows: list[int]) -> None:
+        """Write names beside points, those left out that would cover one before."""
+        chart.draw_as_written()
+        chart.set_layout_engine("none")  # from here on nothing moves, so that overlaps can be seen
+        boxes: list[Any] = []
+        for row in rows:
+            right = points[row, 0] > sum(ax.get_xlim()) / 2  # names run towards the middle
+            text = ax.annotate(
+                shorten(self.items.names[items[row]], 34), points[row], (-5 if right else 5, 3),
+                textcoords="offset points", ha="right" if right else "left", size=10,
+                path_effects=HALO,
+            )  # fmt: skip
+            boxes.append(text.get_window_extent())
+            if any(boxes[-1].overlaps(other) for other in boxes[:-1]):
+                text.remove()
+                boxes.pop()
+            else:
+                ax.plot(*points[row], ".", color=INK, ms=5)
 
     def extremes(self, n: int = 4) -> dict[str, list[str]]:
         """Return the films at both ends of both axes: what a direction means, if anything."""
         items, points = self.points()
-        ends: dict[str, Any] = {}
-        for axis, (low, high) in enumerate((("left", "right"), ("bottom", "top"))):
-            order = np.argsort(points[:, axis], kind="stable")
-            ends[low] = [self.items.names[items[i]] for i in order[:n]]
-            ends[high] = [self.items.names[items[i]] for i in order[::-1][:n]]
-        return ends
+        names = [[self.items.names[items[i]] for i in order] for order in points.argsort(0).T]
+        ends = {
+            "left": names[0],
+            "right": names[0][::-1],
+            "bottom": names[1],
+            "top": names[1][::-1],
+        }
+        return {end: films[:n] for end, films in ends.items()}
 
     def _refresh(self) -> None:
         try:
-            chart = self.figure()
+            chart, ends = self.figure(), self.extremes()
             self.picture.value, self.picture.tooltip = chart.png(), chart.alt
-            ends = self.extremes().items()
         except Exception as error:  # shown, as the traceback of a callback is easily missed
             self.ends.value = spoken(f"{type(error).__name__}: {error}", alert=True)
             return
-        lines = (f"<b>{end}:</b> {'; '.join(map(literal, films))}" for end, films in ends)
+        lines = [f"<b>{end}:</b> {'; '.join(map(literal, films))}" for end, films in ends.items()]
         self.ends.value = f'<div class="nmf-text">{"<br>".join(lines)}</div>'
+
+
+def project(vectors: np.ndarray) -> np.ndarray:
+    """Return the two directions in which `vectors`, shape (n, k), vary most: shape (n, 2).
+
+    Principal components; the second is 0 where k = 1. Each is turned so that the row farthest out
+    is on the positive side, as the sign is otherwise a matter of chance.
+    """
+    centred = vectors - vectors.mean(0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)  # rows of (k, k), strongest first
+    points = np.zeros((len(vectors), 2))
+    points[:, : len(axes)] = centred @ axes[:2].T
+    return points * np.sign(points[np.abs(points).argmax(0), [0, 1]])

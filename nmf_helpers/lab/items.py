@@ -11,7 +11,7 @@ import pandas as pd
 
 from nmf_helpers.checks import check_ids
 
-N_FOUND = 7  # items offered by a search
+ARTICLE = re.compile(r"^(.*?), (The|An?|Les?|La|Das|Der|Die|El|Il|L')(?= \(|$)")
 N_GUESSED = 2000  # of the most rated, among which a misspelled title is looked for
 
 
@@ -27,53 +27,45 @@ class Items:
     """
 
     def __init__(self, movies: pd.DataFrame, popularity: np.ndarray) -> None:
-        missing = {"title", "year", "genres"} - set(movies)
-        if missing:
+        if missing := {"title", "year", "genres"} - set(movies):
             raise ValueError(f"movies lacks the columns {sorted(missing)}; it has {list(movies)}")
         if len(movies) != len(popularity):
-            raise ValueError(
-                f"movies has {len(movies)} rows and popularity {len(popularity)} numbers: "
-                "both need one per item, in the model's order"
-            )
-        self.titles = [readable(_text(title)) for title in movies["title"]]
+            both = f"movies has {len(movies)} rows and popularity {len(popularity)} numbers"
+            raise ValueError(f"{both}: give one per item in each, in the model's order")
+        self.titles = [ARTICLE.sub(r"\2 \1", _text(title)) for title in movies["title"]]
         self.years = [_text(year) for year in movies["year"]]
         self.genres = [_text(genres).replace("|", ", ") for genres in movies["genres"]]
         pairs = zip(self.titles, self.years, strict=True)
         self.names = [f"{title} ({year})" if year else title for title, year in pairs]
-        self.by_popularity = np.argsort(-np.asarray(popularity), kind="stable")
+        self.by_popularity = np.argsort(-np.asarray(popularity), kind="stable").tolist()
         self._plain = [plain(name) for name in self.names]
 
-    def search(self, text: str, n: int = N_FOUND) -> list[int]:
+    def search(self, text: str, n: int) -> list[int]:
         """Return the `n` most rated items whose name has every word of `text`, accents aside."""
-        asked = plain(text).split()
-        if text.strip() and not asked:
+        words = plain(text).split()
+        if text.strip() and not words:
             return []
-        found = (i for i in self.by_popularity if all(word in self._plain[i] for word in asked))
-        return [int(item) for item, _ in zip(found, range(n), strict=False)]
+        found = [i for i in self.by_popularity if all(word in self._plain[i] for word in words)]
+        return found[:n]
 
     def nearest(self, text: str) -> int:
         """Return the item, among the most rated, whose title is most like `text`."""
-        among = self.by_popularity[:N_GUESSED].tolist()
-        titles = {plain(self.titles[i]): i for i in reversed(among)}
+        titles = {plain(self.titles[i]): i for i in reversed(self.by_popularity[:N_GUESSED])}
         return titles[difflib.get_close_matches(plain(text), titles, 1, 0.0)[0]]
 
     def find(self, item: int | str) -> int:
         """Return an item from its number or title: the exact title first, then the most rated.
 
-        Raises
-        ------
-        ValueError
-            For a title that there is not; it says which is the nearest.
-        IndexError
-            For a number that there is not.
+        An IndexError names a number that there is not, a ValueError the nearest title.
         """
         if not isinstance(item, str):
             return int(check_ids("item", [item], len(self.names))[0])
         if plain(item).strip() and (found := self.search(item, len(self.names))):
             exact = (i for i in found if plain(item) in (plain(self.titles[i]), self._plain[i]))
             return next(exact, found[0])
-        near = self.names[self.nearest(item)]
-        raise ValueError(f"no film called {item!r}; did you mean {near!r}?")
+        raise ValueError(
+            f"no film called {item!r}; did you mean {self.names[self.nearest(item)]!r}?"
+        )
 
 
 def _text(value: Any) -> str:
@@ -82,13 +74,7 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, Real) else " ".join(str(value).split())
 
 
-def readable(title: str) -> str:
-    """Return "Matrix, The" as "The Matrix"."""
-    return re.sub(r"^(.*?), (The|An?|Les?|La|Das|Der|Die|El|Il|L')(?= \(|$)", r"\2 \1", title)
-
-
 def plain(text: str) -> str:
     """Return small letters without accents or signs."""
-    return "".join(
-        c for c in unicodedata.normalize("NFKD", text.lower()) if c.isalnum() or c == " "
-    )
+    letters = unicodedata.normalize("NFKD", text.lower())
+    return "".join(c for c in letters if c.isalnum() or c == " ")

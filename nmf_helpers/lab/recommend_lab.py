@@ -1,7 +1,7 @@
 """Rate a few films and see at once what a model recommends, and why."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
@@ -9,35 +9,18 @@ import pandas as pd
 
 from nmf_helpers.checks import check_number
 from nmf_helpers.lab.controls import Lab, box, button, literal, spoken
-from nmf_helpers.lab.items import N_FOUND, Items
+from nmf_helpers.lab.items import Items
 
 STARS = {f"{n}★": float(n) for n in range(1, 6)}
 THUMBS = {"👎": 1.0, "👍": 5.0}
-N_RATED = 8  # own ratings shown, the latest first
-
-Recommend = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Explain = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
-
-
-class LikesModel(Protocol):
-    """A model that takes in somebody new by what she likes, such as `ImplicitALS`."""
-
-    def fold_in(self, items: np.ndarray) -> np.ndarray:
-        """Return scores for who likes `items`: shape (n_items,)."""
-
-    def explain(self, item: int, items: np.ndarray) -> np.ndarray:
-        """Return what each of `items` adds to the score of `item`: shape (len(items),)."""
+N_ROWS = 8  # films offered by a search, and own ratings shown, the latest first
 
 
 class FoldInWeights:
     """Scores for a new user from item-to-item weights, such as EASE's: no training at all.
 
-    Parameters
-    ----------
-    weights : ndarray, shape (n_items, n_items)
-        ``weights[i, j]``: what having item i says about item j.
-    neutral : float
-        A rating that says nothing; five stars count +1, ratings below `neutral` count against.
+    ``weights[i, j]``, shape (n_items, n_items), says what having item i says about item j. Five
+    stars count +1, a rating of `neutral` nothing, and those below count against.
     """
 
     def __init__(self, weights: np.ndarray, neutral: float = 2.5) -> None:
@@ -46,7 +29,7 @@ class FoldInWeights:
     def _signal(self, stars: np.ndarray) -> np.ndarray:
         return ((stars - self.neutral) / (5 - self.neutral)).astype(np.float32)  # (rated,)
 
-    def __call__(self, items: np.ndarray, stars: np.ndarray) -> np.ndarray:
+    def __call__(self, items: np.ndarray, stars: np.ndarray) -> np.ndarray:  # noqa: D102
         return self._signal(stars) @ self.weights[items]  # (n_items,)
 
     def explain(self, item: int, items: np.ndarray, stars: np.ndarray) -> np.ndarray:
@@ -54,31 +37,12 @@ class FoldInWeights:
         return self._signal(stars) * self.weights[items, item]
 
 
-class FoldInLikes:
-    """Scores for a new user from a model of likes: ratings above `middle` are liked."""
-
-    def __init__(self, model: LikesModel, middle: float) -> None:
-        self.model, self.middle = model, middle
-
-    def __call__(self, items: np.ndarray, stars: np.ndarray) -> np.ndarray:
-        return self.model.fold_in(items[stars > self.middle])  # (n_items,)
-
-    def explain(self, item: int, items: np.ndarray, stars: np.ndarray) -> np.ndarray:
-        """Return what each rated item adds to the score of `item`: shape (rated,)."""
-        liked, parts = stars > self.middle, np.zeros(len(items))
-        parts[liked] = self.model.explain(item, items[liked])
-        return parts
-
-
 class ItemRow(widgets.HBox):
     """One item and the buttons that rate it."""
 
     def __init__(self, scale: Mapping[str, float], rate: Callable[[int, float], Any]) -> None:
-        self.item: int | None = None
-        self._rate = rate
-        self.buttons = widgets.ToggleButtons(
-            options=[("✕", 0.0), *scale.items()], style={"button_width": "2.6em"}
-        )
+        self._rate, options = rate, [("✕", 0.0), *scale.items()]
+        self.buttons = widgets.ToggleButtons(options=options, style={"button_width": "2.6em"})
         self.name = widgets.HTML()
         super().__init__([self.buttons, self.name])
         self.add_class("nmf-stars")
@@ -87,10 +51,9 @@ class ItemRow(widgets.HBox):
 
     def show(self, item: int | None, name: str = "", value: float = 0.0) -> None:
         """Show another item, rated so."""
-        self.item = None  # a change made here is no press
-        self.buttons.value = value
+        self.item: int | None = None  # a change made here is no press
+        self.buttons.value, self.name.value = value, literal(name)
         self.buttons.tooltips = [f"rate {name}: {label}" for label, _ in self.buttons.options]
-        self.name.value = literal(name)
         self.layout.display = "none" if item is None else None
         self.item = item
 
@@ -102,21 +65,18 @@ class ItemRow(widgets.HBox):
 class RecommendLab(Lab):
     """Rate a few films and see at once what a model would recommend.
 
-    By keyboard: type part of a title, press Enter for the first that is found, then the number of
-    a rating button.
+    By keyboard: type part of a title, Enter for the first that is found, then a digit to rate it.
 
     Parameters
     ----------
     recommend : callable or model
         ``recommend(items, stars) -> scores``, shapes (rated,), (rated,), (n_items,): the fold-in
-        of a user whom the model has never seen, such as `FoldInWeights`. Or a model with
-        ``fold_in(items)`` and ``explain(item, items)``, such as `ImplicitALS`: it is given what
-        is rated above the middle of `scale`; what is rated below is only left out.
+        of a user whom the model has never seen, such as `FoldInWeights`; if it has
+        ``explain(item, items, stars)`` as well, a list says why. Or a model of likes with
+        ``fold_in(items)`` and ``explain(item, items)``, such as `ImplicitALS`: it is told what is
+        rated above the middle of `scale`; what is rated below is only left out.
     movies, popularity
         As in `Items`.
-    explain : callable, optional
-        ``explain(item, items, stars) -> (rated,)``, what each rated item adds to the score of
-        `item`; by default ``recommend.explain`` if there is one.
     k : int
         Length of the list.
     scale : dict
@@ -129,37 +89,26 @@ class RecommendLab(Lab):
     """
 
     def __init__(
-        self,
-        recommend: Recommend | LikesModel,
-        movies: pd.DataFrame,
-        popularity: np.ndarray,
-        *,
-        explain: Explain | None = None,
-        k: int = 10,
+        self, recommend: Any, movies: pd.DataFrame, popularity: np.ndarray, *, k: int = 10,
         scale: Mapping[str, float] = STARS,
-    ) -> None:
+    ) -> None:  # fmt: skip
         check_number("k", k, at_least=1, whole=True)
-        self.items, self.k, self._scale = Items(movies, popularity), k, dict(scale)
+        self._recommend, self.items, self.k = recommend, Items(movies, popularity), k
+        self._scale, self.ratings = dict(scale), dict[int, float]()
         self._middle = (min(scale.values()) + max(scale.values())) / 2
-        if hasattr(recommend, "fold_in"):
-            recommend = FoldInLikes(recommend, self._middle)
-        self._recommend: Any = recommend
-        self._explain = explain or getattr(recommend, "explain", None)
-        self.ratings: dict[int, float] = {}
-        self._chosen: int | None = None  # by Enter; the next digit rates it
+        self._chosen: int | None = None  # by Enter: the next digit rates it
         self._asked = ""
-        self.query = widgets.Text(
-            description="Find a film", placeholder="part of a title, then Enter"
+        self.query = widgets.Text(description="Find a film", placeholder="part of a title")
+        self.found, self.mine = (
+            [ItemRow(self._scale, self.rate) for _ in range(N_ROWS)] for _ in range(2)
         )
-        self.found = [ItemRow(self._scale, self.rate) for _ in range(N_FOUND)]
-        self.mine = [ItemRow(self._scale, self.rate) for _ in range(N_RATED)]
         self.forget = button("Start over", "trash", "forget all ratings", self.clear)
         self.hint, self.status, self.lists = (widgets.HTML() for _ in range(3))
         self.query.observe(lambda change: self._typed(change.new), "value")
         self.query.on_msg(lambda _, message, __: self._entered(message))
         search = widgets.VBox([self.query, self.hint, *self.found])
         rated = widgets.VBox([widgets.HTML("<b>Your ratings</b>"), *self.mine, self.forget])
-        super().__init__("recommend", [box("columns", search, rated), self.status, self.lists])
+        super().__init__("recommend", box("columns", search, rated), self.status, self.lists)
         self._refresh()
 
     def __repr__(self) -> str:
@@ -188,70 +137,58 @@ class RecommendLab(Lab):
     def recommendations(self) -> pd.DataFrame:
         """Return the list for these ratings, with the rated film that speaks for each most.
 
-        Raises
-        ------
-        ValueError
-            If the model's scores have another shape, or some are NaN.
+        A ValueError tells of scores of another shape, or NaN.
         """
         if not self.ratings:
             return self.popular().assign(because="")
-        items = np.fromiter(self.ratings, dtype=np.int64)  # (rated,)
-        stars = np.fromiter(self.ratings.values(), dtype=float)  # (rated,)
-        scores = np.asarray(self._recommend(items, stars), dtype=float)  # (n_items,)
-        if scores.shape != (n := len(self.items.names),):
-            raise ValueError(
-                f"recommend returned shape {scores.shape}; one score for each of the {n} films "
-                "was expected"
-            )
-        if np.isnan(scores).any():
-            raise ValueError(f"recommend returned NaN for {np.isnan(scores).sum()} of {n} films")
-        ordered = np.argsort(-scores, kind="stable")
-        top = [int(i) for i in ordered if i not in self.ratings and scores[i] > -np.inf][: self.k]
+        n, items = len(self.items.names), np.array(list(self.ratings))  # (rated,)
+        stars = np.array(list(self.ratings.values()))  # (rated,)
+        fold_in = getattr(self._recommend, "fold_in", None)
+        liked = items[stars > self._middle]
+        scores = np.asarray(fold_in(liked) if fold_in else self._recommend(items, stars), float)
+        if scores.shape != (n,) or np.isnan(scores).any():
+            bad = f"{np.isnan(scores).sum()} NaN in scores of shape {scores.shape}"
+            raise ValueError(f"the model returned {bad}; a number for each of {n} films is needed")
+        ordered = np.argsort(-scores, kind="stable").tolist()
+        top = [i for i in ordered if i not in self.ratings and scores[i] > -np.inf][: self.k]
         return self._table(top).assign(because=[self._because(i, items, stars) for i in top])
 
     def popular(self) -> pd.DataFrame:
         """Return the list that everybody gets: the most rated, without those rated here."""
-        order = self.items.by_popularity
-        return self._table([i for i in order if i not in self.ratings][: self.k])
+        return self._table([i for i in self.items.by_popularity if i not in self.ratings][: self.k])
 
     def _table(self, chosen: list[int]) -> pd.DataFrame:
-        items = self.items
-        rows = [(items.titles[i], items.years[i], items.genres[i]) for i in chosen]
-        frame = pd.DataFrame(rows, columns=["title", "year", "genres"])
-        frame.index = pd.RangeIndex(1, len(frame) + 1)
-        return frame
+        shown = {"title": self.items.titles, "year": self.items.years, "genres": self.items.genres}
+        rows = {name: [values[i] for i in chosen] for name, values in shown.items()}
+        return pd.DataFrame(rows, index=pd.RangeIndex(1, len(chosen) + 1))
 
     def _because(self, item: int, items: np.ndarray, stars: np.ndarray) -> str:
-        liked = stars > self._middle
-        if self._explain is None or not liked.any():
+        liked, explain = stars > self._middle, getattr(self._recommend, "explain", None)
+        if explain is None or not liked.any():
             return ""
-        parts = np.where(liked, self._explain(item, items, stars), -np.inf)  # (rated,)
-        return self.items.titles[items[parts.argmax()]] if parts.max() > 0 else ""
-
-    # -- typing -----------------------------------------------------------------------------------
+        likes_only = hasattr(self._recommend, "fold_in")
+        parts = explain(item, items[liked]) if likes_only else explain(item, items, stars)[liked]
+        return self.items.titles[items[liked][parts.argmax()]] if parts.max() > 0 else ""
 
     def _typed(self, text: str) -> None:
-        key = text.removeprefix(self._asked).strip()
-        if self._chosen is not None and key in map(str, range(1, len(self._scale) + 1)):
-            chosen, self._chosen = self._chosen, None
+        """Search, or rate what was chosen if a digit follows."""
+        chosen, key = self._chosen, text.removeprefix(self._asked).strip()
+        self._chosen = None
+        if chosen is not None and key in map(str, range(1, len(self._scale) + 1)):
             self.query.value = ""
             self.rate(chosen, list(self._scale.values())[int(key) - 1])
         else:
-            self._chosen = None
             self._show_found()
 
     def _entered(self, message: Any) -> None:
         if message.get("event") == "submit" and self.query.value.strip():
             self._chosen, self._asked = self.found[0].item, self.query.value
-            name = self.items.names[self._chosen] if self._chosen is not None else ""
+            name = self.items.names[self._chosen or 0]
             self.hint.value = spoken(f"{name}: press 1 to {len(self._scale)}")
-
-    # -- what is shown ----------------------------------------------------------------------------
 
     def _refresh(self) -> None:
         self._show_found()
-        latest = list(reversed(self.ratings.items()))[:N_RATED]
-        self._fill(self.mine, [item for item, _ in latest])
+        self._fill(self.mine, list(reversed(self.ratings)))
         try:
             mine = self.recommendations()
         except Exception as error:  # shown, as the traceback of a callback is easily missed
@@ -261,36 +198,32 @@ class RecommendLab(Lab):
         n = len(self.ratings)
         hint = "Rate a film: so far both lists are the same."
         self.status.value = spoken(f"After {n} rating{'s' * (n > 1)}:" if n else hint)
-        columns = _html_list("Recommended for you", mine) + _html_list(
-            "What everybody gets: the most rated", self.popular()
-        )
-        self.lists.value = f'<div class="nmf-text nmf-columns">{columns}</div>'
+        heads = {"Recommended for you": mine, "What everybody gets: the most rated": self.popular()}
+        lists = "".join(_html_list(head, frame) for head, frame in heads.items())
+        self.lists.value = f'<div class="nmf-text nmf-columns">{lists}</div>'
 
     def _show_found(self) -> None:
         """Offer what is found; a misspelled title adds the nearest to what was there."""
         text, self.hint.value = self.query.value, ""
-        found = self.items.search(text)
+        found = self.items.search(text, N_ROWS)
         if not found:
             near = self.items.nearest(text)
-            shown = [row.item for row in self.found if row.item not in (None, near)]
-            found = [near, *shown][:N_FOUND]
+            found = [near, *(r.item for r in self.found if r.item not in (None, near))]
             said = f"No film called {text!r}; did you mean {self.items.names[near]}?"
             self.hint.value = spoken(said)
         self._fill(self.found, found)
 
     def _fill(self, rows: list[ItemRow], items: list[Any]) -> None:
-        for row, item in zip(rows, items + [None] * len(rows), strict=False):
+        for row, item in zip(rows, items + [None] * N_ROWS, strict=False):
             name = "" if item is None else self.items.names[item]
             row.show(item, name, self.ratings.get(item, 0.0))
 
 
-def _html_list(heading: str, frame: pd.DataFrame) -> str:
-    lines = []
-    for row in frame.to_dict("records"):
-        item = {name: literal(text) for name, text in row.items()}
-        why = (
-            f"<br><small>because you liked {item['because']}</small>" if row.get("because") else ""
-        )
-        small = f"<small>{item['year']} · {item['genres']}</small>"
-        lines.append(f"<li>{item['title']} {small}{why}</li>")
-    return f"<div><b>{heading}</b><ol>{''.join(lines)}</ol></div>"
+def _html_list(head: str, frame: pd.DataFrame) -> str:
+    lines = ""
+    for row in frame.map(literal).to_dict("records"):
+        lines += f"<li>{row['title']} <small>{row['year']} · {row['genres']}"
+        if row.get("because", literal("")) != literal(""):
+            lines += f"<br>because you liked {row['because']}"
+        lines += "</small></li>"
+    return f"<div><b>{head}</b><ol>{lines}</ol></div>"

@@ -1,12 +1,13 @@
-"""One run of a training lab, and what there is to say about runs."""
+"""One run of a training lab, and what there is to say about several."""
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
-from nmf_helpers.lab.curves import Record, best_record, lower_is_better
+from nmf_helpers.lab.controls import literal
+from nmf_helpers.lab.curves import best_record, lower_is_better, pick_metric
 
 SAME = 0.005  # scores that differ by less than half a per cent come out "the same"
 
@@ -17,32 +18,62 @@ class Run:
 
     number: int
     settings: dict[str, Any]
-    metric: str | None = None
+    metric: str = ""
     lower: bool | None = None  # whether a small metric is good, where its name does not say
+    digits: int = 3
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
     model: Any = field(default=None, repr=False)
     state: str = "training"  # then "finished", "stopped", "diverged" or "failed"
     seconds: float = 0.0
 
     @property
-    def best(self) -> Record | None:
+    def best(self) -> dict[str, Any] | None:
         """The record of the best epoch, or None before the first."""
         return best_record(self.history, self.metric, self.lower)
 
     @property
     def score(self) -> float:
         """The metric at the best epoch; NaN before the first."""
-        return self.best[self.metric] if self.best and self.metric else math.nan
+        return self.best[self.metric] if self.best else math.nan
 
-    def summary(self, digits: int) -> str:
+    @property
+    def loss(self) -> float:
+        """The score, turned so that less is better."""
+        return self.score if lower_is_better(self.metric, self.lower) else -self.score
+
+    def take(self, record: dict[str, Any], train_metric: str | None) -> None:
+        """Keep a record; raise if there is nothing to follow in it, or it tells of divergence."""
+        self.metric = pick_metric(record, self.metric, train_metric)
+        self.history.append(record)
+        lr = self.settings.get("lr")
+        for name, value in record.items():
+            if isinstance(value, Real) and not math.isfinite(value):
+                advice = f"a smaller lr, say {short(lr / 10)}" if lr else "smaller steps"
+                what = f"{name} is {value} at epoch {record['epoch']}"
+                raise FloatingPointError(f"{what}. Try {advice}")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.score:.{self.digits}f} at epoch {self.best['epoch']:.0f}" if self.best else ""
+        )
+
+    def summary(self) -> str:
         """Return how it ended, in a sentence."""
         if not self.best:
             return f"{self.state.capitalize()} before the first epoch was done."
         n = len(self.history)
-        return (
-            f"{self.state.capitalize()} after {n} epoch{'s' * (n > 1)} in {self.seconds:.1f} s: "
-            f"best {self.score:.{digits}f} at epoch {self.best['epoch']:.0f}."
-        )
+        after = f"after {n} epoch{'s' * (n > 1)} in {self.seconds:.1f} s"
+        return f"{self.state.capitalize()} {after}: best {self}."
+
+    def against(self, guess: str, previous: "Run | None") -> str:
+        """Return whether a prediction came true."""
+        if not self.best or previous is None or not previous.best:
+            return " There was no earlier run to compare with; now there is."
+        change = (self.loss - previous.loss) / (abs(previous.score) or 1)
+        came = "the same" if abs(change) < SAME else "better" if change < 0 else "worse"
+        verdict = "You were right" if came == guess else f"You said {guess}"
+        numbers = f"{self.score:.{self.digits}f} after {previous.score:.{self.digits}f}"
+        return f" {verdict}: it came out {came}, {numbers}."
 
 
 def words(settings: Mapping[str, Any], runs: Sequence[Run]) -> str:
@@ -52,42 +83,18 @@ def words(settings: Mapping[str, Any], runs: Sequence[Run]) -> str:
 
 
 def named(run: Run, runs: Sequence[Run]) -> str:
-    """Return "run 2: lr 0.1": its number, and what sets it apart."""
-    apart = words(run.settings, runs)
-    return f"run {run.number}" + (f": {apart}" if apart else "")
+    """Return "run 2: lr 0.1", its number and what sets it apart."""
+    return f"run {run.number}: {words(run.settings, runs)}".removesuffix(": ")
 
 
-def ranked(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs that have a score, best first."""
-    scored = [run for run in runs if run.best]
-    return sorted(scored, key=lambda r: r.score if lower_is_better(r.metric, r.lower) else -r.score)
-
-
-def answer(guess: str, run: Run, previous: Run | None, digits: int) -> str:
-    """Return whether the reader's prediction came true."""
-    if not run.best or previous is None or not previous.best:
-        return " There was no earlier run to compare with; now there is."
-    change = (run.score - previous.score) / (abs(previous.score) or 1)
-    better = (change < 0) == lower_is_better(run.metric, run.lower)
-    came = "the same" if abs(change) < SAME else "better" if better else "worse"
-    verdict = "You were right" if came == guess else f"You said {guess}"
-    numbers = f"{run.score:.{digits}f} after {previous.score:.{digits}f}"
-    return f" {verdict}: it came out {came}, {numbers}."
-
-
-def table(runs: Sequence[Run], digits: int) -> str:
-    """Return all runs as an HTML table, best first, or nothing."""
-    rows = [
-        (str(run.number), words(run.settings, runs) or "as before", f"{run.score:.{digits}f}",
-         f"{run.best['epoch']:.0f}", f"{run.seconds:.1f}", run.state)
-        for run in ranked(runs) if run.best
-    ]  # fmt: skip
-    head = "".join(f"<th>{h}</th>" for h in ("run", "settings", "best", "epoch", "seconds", ""))
-    cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
-    body = "".join(f"<tr>{row}</tr>" for row in cells)
+def table(ranking: Sequence[Run], runs: Sequence[Run]) -> str:
+    """Return runs as an HTML table, or nothing."""
+    page = "".join(f"<th>{head}</th>" for head in ("", "best", "seconds", ""))
+    for run in ranking:
+        row = (named(run, runs), run, f"{run.seconds:.1f}", run.state)
+        page += "<tr>" + "".join(f"<td>{literal(cell)}</td>" for cell in row)
     caption = "<caption>Runs, best first</caption>"
-    page = f'<table class="nmf-text tex2jax_ignore">{caption}<tr>{head}</tr>{body}</table>'
-    return page if rows else ""
+    return f'<table class="nmf-text">{caption}<tr>{page}</table>' if ranking else ""
 
 
 def short(value: Any) -> str:

@@ -13,7 +13,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from numbers import Real
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
@@ -21,19 +20,18 @@ import pandas as pd
 from IPython import get_ipython
 
 from nmf_helpers.checks import nearest
-from nmf_helpers.lab.controls import (
-    Lab, LogSlider, Picture, box, button, control, literal, put, spoken, spread,
-)  # fmt: skip
-from nmf_helpers.lab.curves import LossCurves, pick_metric
-from nmf_helpers.lab.runs import Run, answer, named, ranked, short, table, words
+from nmf_helpers.lab import controls as parts
+from nmf_helpers.lab.controls import button, spoken
+from nmf_helpers.lab.curves import LossCurves
+from nmf_helpers.lab.runs import Run, named, short, table, words
 
 N_GHOSTS = 4  # earlier runs kept in the picture; the table keeps all of them
-NOTE = 3.0  # seconds that a passing remark stays
+REMARK = 3.0  # seconds that a passing remark stays
 
 Make = Callable[..., tuple[Any, Iterator[Mapping[str, Any]]]]
 
 
-class TrainingLab(Lab):
+class TrainingLab(parts.Lab):
     """Sliders, Train and Stop, a live curve and a table of runs over any training loop.
 
     Parameters
@@ -47,8 +45,9 @@ class TrainingLab(Lab):
     seed : int
     controls : dict of name to widget, bool, list of choices or (low, start, high)
         Further arguments of `make`; see `nmf_helpers.lab.controls.control`.
-    metric, train_metric, lower_is_better, baseline, ylabel, ylim, digits
-        As in `nmf_helpers.lab.plots.loss_curves`.
+    **plot
+        metric, train_metric, lower_is_better, baseline, ylabel, ylim, digits, as in
+        `nmf_helpers.lab.plots.loss_curves`.
 
     Attributes
     ----------
@@ -60,40 +59,28 @@ class TrainingLab(Lab):
     _living: ClassVar[weakref.WeakSet] = weakref.WeakSet()
 
     def __init__(
-        self,
-        make: Make,
-        *,
-        lr: float | tuple | None = 0.01,
-        weight_decay: float | tuple | None = 1e-5,
-        n_epochs: int | tuple = 30,
-        seed: int = 0,
-        controls: Mapping[str, Any] | None = None,
-        metric: str | None = None,
-        digits: int = 3,
-        **plot: Any,
-    ) -> None:
-        self._make, self.metric, self.digits = make, metric, digits
-        self._plot: dict[str, Any] = {"train_metric": "train_loss"} | plot | {"digits": digits}
+        self, make: Make, *, lr: float | tuple | None = 0.01, n_epochs: int | tuple = 30,
+        weight_decay: float | tuple | None = 1e-5, seed: int = 0,
+        controls: Mapping[str, Any] | None = None, **plot: Any,
+    ) -> None:  # fmt: skip
+        self._make, self._plot, self.metric = make, plot, plot.get("metric") or ""
         self.runs: list[Run] = []
         self._thread: threading.Thread | None = None
         self._halt, self._lock = threading.Event(), threading.RLock()
         self._error: Exception | None = None
         self._inside = False  # in the notebook's own code, where Stop may interrupt
-        self._doing, self._doing_again = "", 0.0  # the status, and when a remark gives way to it
+        self._doing, self._remark_until = "", math.inf
         self._warm_up = threading.Thread(target=_pay_for_the_first_optimizer, daemon=True)
         self._warm_up.start()
-        self.controls = _training_controls(lr, weight_decay, n_epochs, seed) | {
-            name: control(name, spec) for name, spec in (controls or {}).items()
-        }
+        specs = _training_specs(lr, weight_decay, n_epochs, seed) | dict(controls or {})
+        self.controls = {name: parts.control(name, spec) for name, spec in specs.items()}
         self._initial = self.settings
         self._build()
-        _obey_interrupts()
+        self._obey_interrupts()
         self._stop_earlier_lab_of_this_cell()
 
     def __repr__(self) -> str:  # fixed, so that a notebook that is run again prints the same
         return f"TrainingLab({', '.join(self.controls)})"
-
-    # -- what a reader does -----------------------------------------------------------------------
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -108,18 +95,15 @@ class TrainingLab(Lab):
     def start(self, **settings: Any) -> "TrainingLab":
         """Set the named controls and train once, in the background; nothing while it trains.
 
-        Raises
-        ------
-        ValueError
-            If a control can't be set to exactly that; no control has changed then.
+        What a control can't be set to exactly is a ValueError, and no control has changed then.
         """
         if not self.training:
             self._set(settings)
         return self._launch([self.settings])
 
-    def sweep(self, name: str, values: list | None = None) -> "TrainingLab":
+    def sweep(self, name: str, values: Any = None) -> "TrainingLab":
         """Train once for each value of one control, the others as they are."""
-        values = list(spread(self._control(name)) if values is None else values)
+        values = list(parts.spread(self._control(name)) if values is None else values)
         if not values:
             raise ValueError(f"no values of {name} to sweep")
         return self._launch([self.settings | {name: value} for value in values])
@@ -128,7 +112,7 @@ class TrainingLab(Lab):
         """End training, keeping model and history; an epoch that takes long is interrupted."""
         self._halt.set()
         thread = self._thread
-        if thread is not None and thread.is_alive() and threading.current_thread() is not thread:
+        if thread and thread.is_alive() and threading.current_thread() is not thread:
             thread.join(0.1)
             with self._lock:
                 if self._inside and thread.is_alive():  # what Ctrl-C does in a terminal
@@ -138,24 +122,16 @@ class TrainingLab(Lab):
         return self
 
     def wait(self, timeout: float | None = None) -> "TrainingLab":
-        """Block until training ends.
-
-        Raises
-        ------
-        TimeoutError
-            If it still trains after `timeout` seconds.
-        Exception
-            Whatever the notebook's own training code raised.
-        """
-        if self._thread is not None:
-            try:
+        """Block until training ends, `timeout` seconds at most, and raise what the loop raised."""
+        try:
+            if self._thread:
                 self._thread.join(timeout)
-            except KeyboardInterrupt:
-                self.stop()
-                raise
-            if self.training:
-                raise TimeoutError(f"still training after {timeout} s; lab.stop() ends it")
-        if self._error is not None:
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+        if self.training:
+            raise TimeoutError(f"still training after {timeout} s; lab.stop() ends it")
+        if self._error:
             raise self._error
         return self
 
@@ -171,19 +147,16 @@ class TrainingLab(Lab):
             if not self.training:
                 self.progress.value = ""
                 self._say("Cleared. Move a slider, then press Train.")
-            self.table.value = table(self.runs, self.digits)
 
     def close(self) -> None:
         """Stop training and remove the lab from the page."""
         self.stop()
         super().close()
 
-    # -- what came of it --------------------------------------------------------------------------
-
     @property
     def ranking(self) -> list[Run]:
         """Runs that have a score, best first."""
-        return ranked(self.runs)
+        return sorted((run for run in self.runs if run.best), key=lambda run: run.loss)
 
     @property
     def best(self) -> Run:
@@ -202,50 +175,41 @@ class TrainingLab(Lab):
         """Return the lab's picture as a figure: the latest run, earlier ones as ghosts."""
         return self._curves(self.runs[-1] if self.runs else None)
 
-    # -- the worker thread ------------------------------------------------------------------------
-
     def _launch(self, plans: list[dict]) -> "TrainingLab":
         with self._lock:  # two presses may arrive on two threads
             if self.training:
-                self._doing_again = time.perf_counter() + NOTE
+                self._remark_until = time.perf_counter() + REMARK
                 self.status.value = spoken("Already training. Press Stop first.")
                 return self
             self._error, self._halt = None, threading.Event()
-            self._thread = threading.Thread(
-                target=self._work, args=(plans, self._halt), daemon=True
-            )
+            arguments = plans, self._halt
+            self._thread = threading.Thread(target=self._work, args=arguments, daemon=True)
             self._thread.start()
         return self
 
     def _work(self, plans: list[dict], halt: threading.Event) -> None:
         self.train_button.button_style, self.stop_button.button_style = "", "danger"
+        guess, previous, message = self.guess.value, self.runs[-1] if self.runs else None, ""
         try:
-            self._train_all(plans, halt)
+            for nth, settings in enumerate(plans, 1):
+                number = max((run.number for run in self.runs), default=0) + 1
+                run = Run(number, settings, digits=self._plot.get("digits", 3))
+                which = f"Run {nth} of {len(plans)}: training" if len(plans) > 1 else "Training"
+                self._say(f"{which} with {self._label(settings)}.")
+                message = self._train(run, halt)
+                self._say(message, alert=run.state in ("diverged", "failed"))
+                if halt.is_set() or run.state == "failed":
+                    return
+            if len(plans) > 1 and self.ranking:
+                self._say(f"Done. Best of all: {self.best}, {named(self.best, self.runs)}.")
+            elif guess != "no guess":
+                self._say(message + run.against(guess, previous))
+                self.guess.value = "no guess"
         except Exception as error:  # the lab's own, which nobody would see either
             self._error = error
             self._say(_failed(error), alert=True)
         finally:
             self.train_button.button_style, self.stop_button.button_style = "primary", ""
-
-    def _train_all(self, plans: list[dict], halt: threading.Event) -> None:
-        guess, previous = self.guess.value, self.runs[-1] if self.runs else None
-        for nth, settings in enumerate(plans, 1):
-            number = max((run.number for run in self.runs), default=0) + 1
-            run = Run(number, settings, self.metric, self._plot.get("lower_is_better"))
-            which = f"Run {nth} of {len(plans)}: training" if len(plans) > 1 else "Training"
-            self._say(f"{which} with {self._title(settings)}.")
-            message = self._train(run, halt)
-            self.table.value = table(self.runs, self.digits)
-            self._say(message, alert=run.state in ("diverged", "failed"))
-            if halt.is_set() or run.state == "failed":
-                return
-        if len(plans) > 1 and self.ranking:
-            best = self.best
-            which = f"{best.score:.{self.digits}f}, {named(best, self.runs)}"
-            self._say(f"Done. Best of all: {which}.")
-        elif guess != "no guess":
-            self._say(message + answer(guess, run, previous, self.digits))
-            self.guess.value = "no guess"
 
     def _train(self, run: Run, halt: threading.Event) -> str:
         """Train until the records end, Stop is pressed or something breaks; say which."""
@@ -253,7 +217,6 @@ class TrainingLab(Lab):
         with self._lock:
             self.runs.append(run)
             self._show(run)
-        self._progress(run)
         try:
             self._follow(run, halt)
         except KeyboardInterrupt:
@@ -266,29 +229,26 @@ class TrainingLab(Lab):
             self._inside = False
             if run.state == "training":
                 run.state = "stopped" if halt.is_set() else "finished"
-                message = run.summary(self.digits)
+                message = run.summary()
             if not run.history:
-                self.runs = [other for other in self.runs if other is not run]
-            self._progress(run)
-            self._draw(self._chart.show(run.history))
+                self.runs.remove(run)
+            self._show(run)
         return message
 
     def _follow(self, run: Run, halt: threading.Event) -> None:
         """Take the records of the notebook's own loop, and draw them while they come."""
-        began, next_frame, records = time.perf_counter(), 0.0, None
+        began, next_frame, records = time.perf_counter(), 0.0, iter(())
         try:
             self._warm_up.join()
             run.model, records = self._notebook_code(self._make, **run.settings)
             records = iter(records)
             while not halt.is_set() and (record := self._notebook_code(next, records, None)):
-                self._take(run, dict(record))
-                now = time.perf_counter()
-                run.seconds = now - began
+                run.take(dict(record), self._plot.get("train_metric", "train_loss"))
+                run.seconds = (now := time.perf_counter()) - began
                 if now >= next_frame:
                     cost = time.thread_time()
                     with self._lock:
-                        self._progress(run)
-                        self._draw(self._chart.show(run.history), describe=not next_frame)
+                        self._move(run)
                     # Draw for at most a fifth of the time, and some 20 frames a second at most.
                     pause = max(0.04, 4 * (time.thread_time() - cost))
                     next_frame = time.perf_counter() + pause
@@ -296,23 +256,6 @@ class TrainingLab(Lab):
             if hasattr(records, "close"):
                 with suppress(Exception):
                     records.close()  # lets the loop end its workers
-
-    def _take(self, run: Run, record: dict[str, Any]) -> None:
-        """Keep a record; raise if there is nothing to follow in it, or it tells of divergence."""
-        if not run.history:
-            train_metric = self._plot["train_metric"]
-            self.metric = run.metric = pick_metric(record, self.metric, train_metric)
-            with self._lock:
-                run.history.append(record)
-                self._show(run)
-        else:
-            run.history.append(record)
-        for name, value in record.items():
-            if isinstance(value, Real) and not math.isfinite(value):
-                lr = run.settings.get("lr")
-                advice = f"a smaller lr, say {short(lr / 10)}" if lr else "smaller steps"
-                what = f"{name} is {value} at epoch {record['epoch']}"
-                raise FloatingPointError(f"{what}. Try {advice}")
 
     def _notebook_code(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
         self._inside = True
@@ -322,17 +265,14 @@ class TrainingLab(Lab):
             with self._lock:
                 self._inside = False
 
-    # -- widgets ----------------------------------------------------------------------------------
-
     def _build(self) -> None:
-        tip = "stop, keeping model and history"
-        self.train_button = button("Train", "play", "train as set", self.start, "primary")
-        self.stop_button = button("Stop", "stop", tip, self.stop)
+        sweep = lambda: self.sweep(self.sweep_choice.value)  # noqa: E731
+        self.train_button = button("Train", "play", "train as set", self.start)
+        self.stop_button = button("Stop", "stop", "stop, keeping model and history", self.stop)
         self.reset_button = button("Reset", "undo", "put the controls back", self.reset)
         self.clear_button = button("Clear", "trash", "forget all runs", self.clear)
-        tip = "train for several values of one control"
-        sweep = lambda: self.sweep(self.sweep_choice.value)  # noqa: E731
-        self.sweep_button = button("Sweep", "forward", tip, sweep)
+        self.sweep_button = button("Sweep", "forward", "train for several values", sweep)
+        self.train_button.button_style = "primary"
         names = [name for name in self.controls if name != "n_epochs"]
         self.sweep_choice = widgets.Dropdown(options=names, description="to sweep")
         self.guess = widgets.Dropdown(
@@ -340,16 +280,12 @@ class TrainingLab(Lab):
             tooltip="How will the next run come out, against the last one?",
         )  # fmt: skip
         self.status, self.progress, self.table = (widgets.HTML() for _ in range(3))
-        self.picture = Picture()
-        buttons = box(
-            "buttons", self.train_button, self.stop_button, self.reset_button, self.clear_button
-        )
-        controls = box(
-            "controls", buttons, *self.controls.values(), self.guess, self.sweep_choice,
-            self.sweep_button,
-        )  # fmt: skip
-        view = widgets.VBox([self.status, self.progress, self.picture]).add_class("nmf-view")
-        super().__init__("training", [box("desk", controls, view), self.table])
+        self.picture = parts.Picture()
+        buttons = [self.train_button, self.stop_button, self.reset_button, self.clear_button]
+        more = [self.guess, self.sweep_choice, self.sweep_button]
+        left = parts.box("controls", parts.box("buttons", *buttons), *self.controls.values(), *more)
+        right = widgets.VBox([self.status, self.progress, self.picture]).add_class("nmf-view")
+        super().__init__("training", parts.box("desk", left, right), self.table)
         self._show(None)
         self._say("Ready. Move a slider, then press Train.")
 
@@ -361,56 +297,63 @@ class TrainingLab(Lab):
         before = self.settings
         try:
             for name, value in settings.items():
-                put(name, self._control(name), value)
+                parts.put(name, self._control(name), value)
         except Exception:
             for name, value in before.items():
                 self.controls[name].value = value
             raise
 
-    def _title(self, settings: Mapping[str, Any]) -> str:
-        """Return what sets these settings apart, or all that matter where nothing does."""
+    def _label(self, settings: Mapping[str, Any]) -> str:
+        """Return what sets these settings apart; where nothing does, all that matter."""
         key = {k: v for k, v in settings.items() if k not in ("seed", "n_epochs")} or settings
         return words(settings, self.runs) or " · ".join(f"{k} {short(v)}" for k, v in key.items())
 
     def _curves(self, run: Run | None) -> LossCurves:
         earlier = [r for r in self.runs if r is not run and r.best][-N_GHOSTS:]
         settings = run.settings if run else self.settings
-        chart = LossCurves(
-            **self._plot,
-            metric=self.metric,
+        return LossCurves(
+            run.history if run else (),
+            **self._plot | {"metric": self.metric},
             n_epochs=settings["n_epochs"],
             ghosts=[(named(r, self.runs), r.history) for r in earlier],
-            title=(f"run {run.number}: " if run else "") + self._title(settings),
+            title=(f"run {run.number}: " if run else "") + self._label(settings),
         )
-        return chart.show(run.history) if run else chart
 
     def _show(self, run: Run | None) -> None:
-        """Draw a new picture, for this run."""
+        """Draw all anew, with this run as the latest."""
         self._chart = self._curves(run)
-        self._draw(self._chart)
+        if run:
+            run.metric, run.lower = self.metric, self._chart.lower
+            self._progress(run)
+        self.picture.value, self.picture.tooltip = self._chart.frame(), self._chart.alt
+        self.table.value = table(self.ranking, self.runs)
 
-    def _draw(self, chart: LossCurves, describe: bool = True) -> None:
-        self.picture.value = chart.frame()
-        if describe:  # not for every frame: a screen reader should not hear each one
-            self.picture.tooltip = chart.alt
+    def _move(self, run: Run) -> None:
+        """Draw what is new; the alt text waits, as a screen reader would read out each one."""
+        if run.metric != self.metric:  # the first record said what there is to follow
+            self.metric = run.metric
+            self._show(run)
+        else:
+            self._progress(run)
+            self.picture.value = self._chart.show(run.history).frame()
 
     def _say(self, message: str, alert: bool = False) -> None:
-        self._doing, self._doing_again = message, 0.0
+        self._doing, self._remark_until = message, math.inf
         self.status.value = spoken(message, alert)
 
     def _progress(self, run: Run) -> None:
-        if self._doing_again and time.perf_counter() > self._doing_again:
+        if time.perf_counter() > self._remark_until:
             self._say(self._doing)
         done, planned = len(run.history), run.settings["n_epochs"]
         value = f'value="{done}"' if done else ""
         bar = f'<progress {value} max="{planned}" aria-label="epochs done"></progress>'
-        best = f" · best {run.score:.{self.digits}f} at {run.best['epoch']:.0f}" if run.best else ""
-        far = f"epoch {done} of {planned}{best}" if done else "starting…"
-        self.progress.value = f"{bar} {literal(far)}" if run.state == "training" or done else ""
+        said = f"epoch {done} of {planned}" + (f" · best {run}" if run.best else "")
+        waiting = f"{bar} starting…" if run.state == "training" else ""
+        self.progress.value = f"{bar} {said}" if done else waiting
 
     def _stop_earlier_lab_of_this_cell(self) -> None:
-        """A cell that is run again leaves no training behind."""
-        parent = getattr(get_ipython(), "get_parent", dict)()
+        """Leave no training behind when a cell is run again."""
+        parent: dict = getattr(get_ipython(), "get_parent", dict)()
         self._cell = parent.get("metadata", {}).get("cellId")
         self._execution = parent.get("header", {}).get("msg_id")
         for lab in list(self._living):
@@ -418,32 +361,31 @@ class TrainingLab(Lab):
                 lab.stop()
         self._living.add(self)
 
+    def _obey_interrupts(self) -> None:
+        """Have *Interrupt Kernel* stop all labs, while no cell runs that it would interrupt."""
+        kernel: Any = getattr(get_ipython(), "kernel", None)
+        if hasattr(kernel, "saved_sigint_handler"):  # what ipykernel sets once this cell is done
+            kernel.saved_sigint_handler = lambda *_: [lab.stop() for lab in list(self._living)]
 
-def _training_controls(lr: Any, weight_decay: Any, n_epochs: Any, seed: int) -> dict[str, Any]:
+
+def _training_specs(lr: Any, weight_decay: Any, n_epochs: Any, seed: int) -> dict[str, Any]:
     if isinstance(lr, float | int):
         lr = (lr / 100, float(lr), lr * 100)
     if isinstance(weight_decay, float | int):
-        weight_decay = LogSlider(1e-7, float(weight_decay), 1.0, zero=True)
+        weight_decay = parts.LogSlider(1e-7, float(weight_decay), 1.0, zero=True)
     if isinstance(n_epochs, int):
         n_epochs = (1, n_epochs, 5 * n_epochs)
     number = widgets.BoundedIntText(seed, min=0, max=2**31 - 1)
     specs = {"lr": lr, "weight_decay": weight_decay, "n_epochs": n_epochs, "seed": number}
-    return {name: control(name, spec) for name, spec in specs.items() if spec is not None}
+    return {name: spec for name, spec in specs.items() if spec is not None}
 
 
 def _failed(error: Exception) -> str:
     return f"Training failed. {type(error).__name__}: {error}"
 
 
-def _obey_interrupts() -> None:
-    """Have *Interrupt Kernel* stop all labs, while no cell runs that it would interrupt."""
-    kernel = getattr(get_ipython(), "kernel", None)
-    if hasattr(kernel, "saved_sigint_handler"):  # what ipykernel sets once this cell is done
-        kernel.saved_sigint_handler = lambda *_: [lab.stop() for lab in list(TrainingLab._living)]
-
-
 def _pay_for_the_first_optimizer() -> None:
-    """The first torch optimizer of a process imports a compiler, about a second: do it early."""
+    """Have torch import what its first optimizer needs, about a second, before Train is pressed."""
     with suppress(ImportError):
         import torch
 
