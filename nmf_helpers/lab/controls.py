@@ -51,24 +51,31 @@ class Picture(widgets.Image):
         self.add_class("nmf-picture")
 
 
-class LogSlider(widgets.SelectionSlider):
-    """A slider over ten round values a decade; another value set from code joins them."""
+class LogSlider(widgets.HBox):
+    """A slider over ten round values a decade, beside a box for the exact value, 0 included."""
 
-    def __init__(self, low: float, start: float, high: float, zero: bool = False) -> None:
-        ends = [round(10 * math.log10(end)) for end in (low, high)]
-        self.values = {float(f"{10 ** (i / 10):.2g}") for i in range(ends[0], ends[1] + 1)}
-        self.values |= {0.0, start} if zero else {start}
-        super().__init__(options=self._labelled(), value=start, continuous_update=False)
+    value, min, max = traitlets.Float(), 0.0, 1e9
 
-    def _labelled(self) -> list[tuple[str, float]]:
-        return [(f"{value:.6g}", value) for value in sorted(self.values)]
+    def __init__(self, low: float, start: float, high: float) -> None:
+        first, last = (round(10 * math.log10(end)) for end in (low, high))
+        self.steps = [float(f"{10 ** (i / 10):.2g}") for i in range(first, last + 1)]
+        told = {"continuous_update": False, "readout": False}
+        self.slider = widgets.SelectionSlider(options=self.steps, **told)
+        self.box = widgets.BoundedFloatText(min=self.min, max=self.max).add_class("nmf-exact")
+        super().__init__([self.slider, self.box], value=start)
+        self.slider.observe(self._slid, "value")
+        self.box.observe(lambda change: self.set_trait("value", change.new), "value")
 
-    def admit(self, value: float) -> None:
-        """Make `value` one of the slider's, so that it can be set."""
-        if value not in self.values:
-            self.values, now = self.values | {float(value)}, self.value
-            self.options = self._labelled()
-            self.value = now
+    def _step(self) -> float:
+        return min(self.steps, key=lambda step: abs(math.log(step / max(self.value, 1e-99))))
+
+    def _slid(self, change: Any) -> None:
+        if change.new != self._step():  # else it only follows the exact value
+            self.value = change.new
+
+    @traitlets.observe("value")
+    def _valued(self, change: Any) -> None:
+        self.box.value, self.slider.value = change.new, self._step()
 
 
 def control(name: str, spec: Any) -> widgets.Widget:
@@ -77,7 +84,9 @@ def control(name: str, spec: Any) -> widgets.Widget:
     Whole numbers make a plain slider, others too; from two decades on it is logarithmic.
     """
     made = spec if isinstance(spec, widgets.Widget) else _widget(name, spec)
-    made.description = made.description or name
+    if isinstance(made, LogSlider):
+        made.slider.description, made.box.description = name, f"exact {name}"
+    made.description = getattr(made, "description", "") or name
     return made
 
 
@@ -104,10 +113,7 @@ def _widget(name: str, spec: Any) -> widgets.Widget:
 
 def put(name: str, widget: widgets.Widget, value: Any) -> None:
     """Set a control to exactly `value`, or raise a ValueError that says what it takes."""
-    if isinstance(widget, LogSlider):
-        check_number(name, value, at_least=0)
-        widget.admit(value)
-    elif hasattr(widget, "max"):
+    if hasattr(widget, "max"):
         whole = isinstance(widget.value, int)
         check_number(name, value, at_least=widget.min, at_most=widget.max, whole=whole)
     elif hasattr(widget, "options"):
@@ -130,7 +136,7 @@ def spread(widget: widgets.Widget) -> list[Any]:
     if isinstance(widget, widgets.Checkbox):
         return [False, True]
     if isinstance(widget, LogSlider):
-        middle = widget.value or sorted(widget.values)[len(widget.values) // 2]
+        middle = widget.value or math.sqrt(widget.steps[0] * widget.steps[-1])
         first = middle / 10 if widget.value else 0.0
         return [float(f"{v:.2g}") for v in (first, middle / 3, middle, middle * 3)]
     if hasattr(widget, "options"):
@@ -142,9 +148,9 @@ def spread(widget: widgets.Widget) -> list[Any]:
     return [round(v, 6) for v in np.linspace(widget.min, widget.max, 4).tolist()]
 
 
-def button(text: str, icon: str, tip: str, action: Callable[[], Any]) -> widgets.Button:
+def button(text: str, tip: str, action: Callable[[], Any], icon: str = "") -> widgets.Button:
     """Return a button that calls `action` without arguments."""
-    made = widgets.Button(description=text, icon=icon, tooltip=tip, layout={"width": "auto"})
+    made = widgets.Button(description=text, icon=icon, tooltip=tip)
     made.on_click(lambda _: action())
     return made
 

@@ -213,7 +213,8 @@ class LossCurves(Chart):
         self._background: Any = None
         self._settled = (math.inf, -math.inf)
         self.ax = self.subplots()
-        self.ax.set(xlabel="epoch", ylabel=ylabel, title=shorten(title, 80))
+        with as_written():
+            self.ax.set(xlabel="epoch", ylabel=ylabel, title=shorten(title, 80))
         self.ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         self._add_lines()
         self.show(records)
@@ -245,9 +246,9 @@ class LossCurves(Chart):
             data, label = (column(run, "epoch"), column(run, self.metric)), shorten(label, 38)
             ax.plot(*data, color=colour, ls=dashes, lw=1.4, label=label)
         rows = math.ceil(len(ax.get_legend_handles_labels()[0]) / 2)
-        self.subplots_adjust(0.11, 0.15 + 0.052 * rows, 0.975, 0.92)
+        self.subplots_adjust(0.11, 0.14 + 0.052 * rows, 0.975, 0.93)
         ax.legend(
-            loc="upper left", bbox_to_anchor=(0.1, 0.06 + 0.052 * rows), borderaxespad=0, ncols=2,
+            loc="upper left", bbox_to_anchor=(0.1, 0.01 + 0.052 * rows), borderaxespad=0, ncols=2,
             bbox_transform=self.transFigure, columnspacing=1.5, labelspacing=0.25,
         )  # fmt: skip
 

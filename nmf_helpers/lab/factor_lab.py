@@ -60,8 +60,9 @@ class FactorLab(Lab):
         controls = [self.when, self.across, self.up, *self.genres, self.query, self.n_items]
         for control in controls:
             control.observe(lambda _: self._refresh(), "value")
-        view = widgets.VBox([self.picture]).add_class("nmf-view")
-        super().__init__("factor", box("desk", box("controls", *controls), view), self.ends)
+        left = box("controls", *controls, self.ends.add_class("nmf-wide"))
+        right = widgets.VBox([self.picture]).add_class("nmf-view")
+        super().__init__("factor", box("desk", left, right))
         self._refresh()
 
     def __repr__(self) -> str:

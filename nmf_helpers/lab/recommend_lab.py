@@ -102,7 +102,7 @@ class RecommendLab(Lab):
         self.found, self.mine = (
             [ItemRow(self._scale, self.rate) for _ in range(N_ROWS)] for _ in range(2)
         )
-        self.forget = button("Start over", "trash", "forget all ratings", self.clear)
+        self.forget = button("Start over", "forget all ratings", self.clear)
         self.hint, self.status, self.lists = (widgets.HTML() for _ in range(3))
         self.query.observe(lambda change: self._typed(change.new), "value")
         self.query.on_msg(lambda _, message, __: self._entered(message))

@@ -267,11 +267,11 @@ class TrainingLab(parts.Lab):
 
     def _build(self) -> None:
         sweep = lambda: self.sweep(self.sweep_choice.value)  # noqa: E731
-        self.train_button = button("Train", "play", "train as set", self.start)
-        self.stop_button = button("Stop", "stop", "stop, keeping model and history", self.stop)
-        self.reset_button = button("Reset", "undo", "put the controls back", self.reset)
-        self.clear_button = button("Clear", "trash", "forget all runs", self.clear)
-        self.sweep_button = button("Sweep", "forward", "train for several values", sweep)
+        self.train_button = button("Train", "train as set", self.start, "play")
+        self.stop_button = button("Stop", "stop, keeping model and history", self.stop, "stop")
+        self.reset_button = button("Reset", "put the controls back", self.reset)
+        self.clear_button = button("Clear", "forget all runs", self.clear)
+        self.sweep_button = button("Sweep", "train for several values", sweep, "forward")
         self.train_button.button_style = "primary"
         names = [name for name in self.controls if name != "n_epochs"]
         self.sweep_choice = widgets.Dropdown(options=names, description="to sweep")
@@ -372,7 +372,7 @@ def _training_specs(lr: Any, weight_decay: Any, n_epochs: Any, seed: int) -> dic
     if isinstance(lr, float | int):
         lr = (lr / 100, float(lr), lr * 100)
     if isinstance(weight_decay, float | int):
-        weight_decay = parts.LogSlider(1e-7, float(weight_decay), 1.0, zero=True)
+        weight_decay = parts.LogSlider(1e-7, float(weight_decay), 1.0)
     if isinstance(n_epochs, int):
         n_epochs = (1, n_epochs, 5 * n_epochs)
     number = widgets.BoundedIntText(seed, min=0, max=2**31 - 1)
