@@ -29,8 +29,8 @@ class Lab(widgets.VBox):
         return still(self.picture.value, self.picture.tooltip), self.picture.tooltip
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        sentence = "<p>A picture of the lab. Run this cell to move it.</p>"
-        page = f'{PAGE}<div class="nmf-still nmf-text">{self.still()[0]}{sentence}</div>'
+        sentence = "<p>A picture of the lab: run this cell to move it.</p>"
+        page = f'{PAGE}<div class="nmf-still nmf-text">{sentence}{self.still()[0]}</div>'
         return super()._repr_mimebundle_(**kwargs) | {"text/html": page}
 
     def _ipython_display_(self) -> None:

@@ -96,8 +96,7 @@ class RecommendLab(Lab):
         self._recommend, self.items, self.k = recommend, Items(movies, popularity), k
         self._scale, self.ratings = dict(scale), dict[int, float]()
         self._middle = (min(scale.values()) + max(scale.values())) / 2
-        self._chosen: int | None = None  # by Enter: the next digit rates it
-        self._asked = ""
+        self._asked: str | None = None  # up to Enter: a digit behind it rates what was found
         self.query = widgets.Text(description="Find a film", placeholder="part of a title")
         self.found, self.mine = (
             [ItemRow(self._scale, self.rate) for _ in range(N_ROWS)] for _ in range(2)
@@ -171,20 +170,24 @@ class RecommendLab(Lab):
         return self.items.titles[items[liked][parts.argmax()]] if parts.max() > 0 else ""
 
     def _typed(self, text: str) -> None:
-        """Search, or rate what was chosen if a digit follows."""
-        chosen, key = self._chosen, text.removeprefix(self._asked).strip()
-        self._chosen = None
-        if chosen is not None and key in map(str, range(1, len(self._scale) + 1)):
-            self.query.value = ""
-            self.rate(chosen, list(self._scale.values())[int(key) - 1])
+        """Search, or rate what was found if a digit follows on Enter."""
+        asked, key = text[:-1], text[-1:]
+        if self._asked is None or not text.startswith(self._asked):
+            self._asked = None
+        elif key in map(str, range(1, len(self._scale) + 1)) and (
+            asked == self._asked or not self.items.search(text, 1)
+        ):  # in haste, Enter may overtake some letters before it
+            self._asked, self.query.value = None, ""
+            self.rate(self._search(asked)[0], list(self._scale.values())[int(key) - 1])
+            return
         else:
-            self._show_found()
+            self._asked = text
+        self._show_found()
 
     def _entered(self, message: Any) -> None:
         if message.get("event") == "submit" and self.query.value.strip():
-            self._chosen, self._asked = self.found[0].item, self.query.value
-            name = self.items.names[self._chosen or 0]
-            self.hint.value = spoken(f"{name}: press 1 to {len(self._scale)}")
+            self._asked = self.query.value
+            self._show_found()
 
     def _refresh(self) -> None:
         self._show_found()
@@ -202,15 +205,21 @@ class RecommendLab(Lab):
         lists = "".join(_html_list(head, frame) for head, frame in heads.items())
         self.lists.value = f'<div class="nmf-text nmf-columns">{lists}</div>'
 
+    def _search(self, text: str) -> list[Any]:
+        """Return what is found; for a misspelled title the nearest, before what was there."""
+        if found := self.items.search(text, N_ROWS):
+            return found
+        near = self.items.nearest(text)
+        return [near, *(row.item for row in self.found if row.item not in (None, near))]
+
     def _show_found(self) -> None:
-        """Offer what is found; a misspelled title adds the nearest to what was there."""
-        text, self.hint.value = self.query.value, ""
-        found = self.items.search(text, N_ROWS)
-        if not found:
-            near = self.items.nearest(text)
-            found = [near, *(r.item for r in self.found if r.item not in (None, near))]
-            said = f"No film called {text!r}; did you mean {self.items.names[near]}?"
-            self.hint.value = spoken(said)
+        text, found = self.query.value, self._search(self.query.value)
+        name, hint = self.items.names[found[0]], ""
+        if not self.items.search(text, 1):
+            hint = f"No film called {text!r}; did you mean {name}?"
+        if self._asked is not None:
+            hint = f"{name}: press 1 to {len(self._scale)}"
+        self.hint.value = spoken(hint)
         self._fill(self.found, found)
 
     def _fill(self, rows: list[ItemRow], items: list[Any]) -> None:
