@@ -1,6 +1,7 @@
 """The files that set the course up agree with each other and with what is imported."""
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -22,7 +23,7 @@ IMPORT_NAMES = {
     "scikit-learn": "sklearn",
     "scikit-surprise": "surprise",
 }
-COMES_ALONG = {"IPython", "traitlets", "jupyter_client", "pip"}  # with JupyterLab and Python
+COMES_ALONG = {"IPython", "ipykernel", "traitlets", "jupyter_client", "pip", "docutils"}
 
 
 def specifiers(requirements):
@@ -80,7 +81,7 @@ def sources(folder):
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("nmf_helpers", []),
+        ("nmf_helpers", ["parquet"]),
         ("notebooks", []),
         ("tests", ["test", "browser"]),
         (".ci", ["test", "site"]),
@@ -98,6 +99,48 @@ def test_every_import_is_listed(folder, extras):
         assert not unlisted, f"{name} imports {unlisted}, which pyproject.toml does not list"
 
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUN, TEST = (
+    re.search(rf"<!-- {which} command -->\n```sh\n(.+)\n```", README)[1]
+    for which in ("run", "test")
+)
+
+
+def test_the_dev_container_opens_by_the_readmes_own_command():
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
+    assert container["postAttachCommand"] == f"{RUN} --no-browser"
+
+
+def test_workflows_call_what_is_there_on_the_pythons_that_are_supported():
+    texts = {path.stem: path.read_text("utf-8") for path in ROOT.glob(".github/workflows/*.yml")}
+    assert {*texts} == {"test", "weekly", "pages"}
+    for script in re.findall(r"\.ci/\w+(?:\.py)?", "".join(texts.values())):
+        assert (ROOT / script).is_file(), script
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    assert f'python: ["{oldest}", "3.13"]' in texts["test"] and "bash .ci/run" in texts["test"]
+    assert "<!-- test command -->" in texts["test"] and "pip install -e" in TEST
+    assert {extra for text in texts.values() for extra in re.findall(r"\.\[(\w+)\]", text)} <= {
+        *PROJECT["optional-dependencies"]
+    }
+
+
+def test_the_citation_names_this_version_and_licence():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    version = re.search(r'__version__ = "(.+)"', (ROOT / "nmf_helpers/__init__.py").read_text())[1]
+    assert f"\nversion: {version}\n" in citation
+    assert f"\nlicense: {PROJECT['license']}\n" in citation
+    assert "repository" not in citation and "url:" not in citation
+
+
+def test_the_files_that_the_recipes_name_are_there():
+    page = (ROOT / ".github/CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w./-]+/[\w./-]*)`", page)
+    assert len(named) > 5
+    for name in named:
+        inside = [ROOT / name, ROOT / "nmf_helpers" / name]
+        assert name.isupper() or "NAME" in name or "FOLDER" in name or any(path.exists() for path in inside), name
+
+
 def test_importing_the_package_is_light():
     source = (ROOT / "nmf_helpers" / "__init__.py").read_text(encoding="utf-8")
     imports = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Import | ast.ImportFrom)]
@@ -105,6 +148,5 @@ def test_importing_the_package_is_light():
 
 
 def test_the_readme_names_each_notebook():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
-        assert f"notebooks/{path.name}" in readme, path.name
+        assert f"notebooks/{path.name}" in README, path.name
