@@ -115,8 +115,8 @@ class _Additive(Baseline):
         return self.mean_ + self.user_bias_[users] + self.item_bias_[items]
 
 
-def _ones(matrix: csr_array) -> csr_array:
-    """Put a 1 in place of every entry."""
+def pattern(matrix: csr_array) -> csr_array:
+    """Return the matrix with a 1 in place of every entry."""
     return csr_array((np.ones(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
@@ -171,7 +171,7 @@ class BiasRidge(_Additive):
         # The normal equations, with the users' biases above the items':
         #   [ ratings per user + user_reg   rated                       ] [b]   [ Σ per user ]
         #   [ ratedᵀ                        ratings per item + item_reg ] [c] = [ Σ per item ]
-        rated = _ones(deviation)
+        rated = pattern(deviation)
         diagonal = np.concatenate([per_user + self.user_reg, per_item + self.item_reg])
         matrix = sparse.block_array([[None, rated], [rated.T, None]], format="csr")
         matrix = matrix + sparse.diags_array(diagonal, format="csr")
@@ -220,7 +220,7 @@ class EASE(Baseline):
         n_items = train.shape[1]
         size = f"EASE, which needs {n_items} x {n_items} items three times,"
         check_memory(size, 24 * n_items**2, "leave out the rare items, or use ImplicitALS")
-        train = _ones(train)
+        train = pattern(train)
         gram = (train.T @ train).toarray()  # (n_items, n_items): how often two items meet
         gram[np.diag_indices_from(gram)] += self.l2
         inverse = np.linalg.inv(gram)

@@ -1,37 +1,38 @@
 """How good are the scores? RMSE for ratings; AUC, precision, recall and nDCG for rankings.
 
-A *scorer* is anything that can score every item for a user: an array of shape
-``(n_users, n_items)``, or an object with ``score_matrix(users) -> (len(users), n_items)`` such
-as a fitted pipeline or baseline. Higher is better.
+Scores come as an array of shape (n_users, n_items), or from a *scorer*: an object with
+``score_matrix(users) -> (len(users), n_items)``, such as a fitted pipeline or baseline. Higher
+is better. All ranking metrics follow one protocol:
 
-All ranking metrics follow one protocol:
-
-- Each user's *candidates* are the whole catalogue except that user's training items. Training
-  items are not ranked, and count neither for nor against the scorer.
-- Every non-zero entry of ``test`` is equally relevant; its value is not looked at.
-- The metric is a mean over the users who have a test item. The others are left out, and
-  :func:`evaluate` says how many they were.
-- Ties are broken neither in favour of the scorer nor against it: a metric is its expected value
-  when tied items are put in random order. For AUC and nDCG that is what scikit-learn computes
-  (``roc_auc_score``; ``ndcg_score`` with ``ignore_ties=False``).
+- A user's *candidates* are the whole catalogue but the items in ``exclude``, as a rule those of
+  training. What is excluded is not ranked, and counts neither for nor against the scorer.
+- Every interaction in ``test`` is equally relevant, whatever its value.
+- The metric is a mean over the users who have a test item. The others are left out and counted.
+- Ties: a metric is its expected value when tied items are put in random order, so a tie neither
+  helps nor harms. For AUC and nDCG that is what scikit-learn computes (``roc_auc_score``;
+  ``ndcg_score`` with ``ignore_ties=False``).
 - An infinite score is a score like any other (``-inf`` puts an item last); NaN is refused.
 
-There is no loop over items. Each user's scores are sorted once, and two binary searches find,
-for every test item, how many candidates lie above it and how many are tied with it. Every metric
-is a formula in these two counts. Users are taken in chunks, so memory stays bounded however many
-there are.
+Arguments and errors of each metric are those of `evaluate`.
+
+Each user's scores are sorted once. Two binary searches find, for every test item, how many
+candidates lie above it and how many are tied with it: every metric is a formula in these two.
 """
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-_CHUNK_SCORES = 2**20  # scores held at once: 4 MiB of float32
+from nmf_helpers.baselines import pattern, pick_pairs
+from nmf_helpers.checks import check_matrix, check_number, check_scores
+
+_CHUNK_SCORES = 2**20  # held at once, 4 MiB of float32: memory does not grow with the users
 
 
 def rmse(predictions: Any, ratings: Any, clip: tuple[float, float] | None = None) -> float:
@@ -39,35 +40,32 @@ def rmse(predictions: Any, ratings: Any, clip: tuple[float, float] | None = None
 
     Parameters
     ----------
-    predictions : array of shape (n,), or scorer
-    ratings : array of shape (n,), or sparse matrix of shape (n_users, n_items)
-        With a scorer give the sparse matrix; the error is taken over its stored entries.
+    predictions, ratings : arrays of shape (n,); or a scorer and a matrix (n_users, n_items)
+        Of a matrix, every entry is predicted.
     clip : (low, high), optional
         Range of the rating scale; predictions outside it are moved to its ends first.
 
     Raises
     ------
-    ValueError
-        If shapes differ, nothing is given, or a value is NaN or infinite.
+    TypeError, ValueError
+        For a table instead of a matrix; for shapes that differ, no rating, NaN and infinity.
     """
-    if sparse.issparse(ratings):
-        ratings = ratings.tocoo()
-        users, items = ratings.row, ratings.col
-        predictions = _predict(predictions, users, items, ratings.shape)
-        ratings = ratings.data
+    scorer = hasattr(predictions, "predict") or hasattr(predictions, "score_matrix")
+    if scorer or sparse.issparse(ratings) or np.ndim(ratings) == 2:
+        predictions, ratings = _at_ratings(predictions, ratings)
     predictions = np.asarray(predictions, dtype=np.float64)  # (n,)
     ratings = np.asarray(ratings, dtype=np.float64)  # (n,)
     if predictions.ndim != 1 or predictions.shape != ratings.shape:
         # (n, 1) against (n,) would broadcast to n² differences without a word.
         raise ValueError(
             f"predictions {predictions.shape} and ratings {ratings.shape} must be 1-D arrays of "
-            "the same length; flatten them first with .ravel()"
+            "the same length: flatten them first with .ravel()"
         )
     if not ratings.size:
-        raise ValueError("there are no ratings to compare with")
+        raise ValueError("ratings is empty: there is nothing to compare with")
     for name, values in (("predictions", predictions), ("ratings", ratings)):
         if not np.isfinite(values).all():
-            raise ValueError(f"{name} contain NaN or infinity; did the training diverge?")
+            raise ValueError(f"{name} contain NaN or infinity: did the training diverge?")
     if clip is not None:
         low, high = clip
         if not low < high:
@@ -76,56 +74,61 @@ def rmse(predictions: Any, ratings: Any, clip: tuple[float, float] | None = None
     return float(np.sqrt(np.mean((predictions - ratings) ** 2)))
 
 
-def auc(scores: Any, test: Any, train: Any = None) -> float:
+def auc(scores: Any, test: Any, exclude: Any = None) -> float:
     """Chance that a random test item is scored above a random other candidate (ties count half).
 
     A user whose candidates are all test items has no AUC and is left out of this mean.
-    See :func:`evaluate` for the arguments and errors.
     """
-    return _mean(_auc(_rank(scores, test, train)))
+    return float(per_user(scores, test, exclude, "auc").mean())
 
 
-def precision_at_k(scores: Any, test: Any, train: Any = None, k: int = 10) -> float:
-    """Part of the ``k`` best scored candidates that are test items.
+def precision_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float:
+    """Part of the `k` best scored candidates that are test items.
 
-    The denominator is ``k`` also for a user with fewer than ``k`` test items or candidates.
-    See :func:`evaluate` for the arguments and errors.
+    The denominator is `k` also for a user with fewer than `k` test items or candidates.
     """
-    return _mean(_precision(_rank(scores, test, train, [_check_k(k)]), k))
+    return float(per_user(scores, test, exclude, f"precision@{_check_k(k)}").mean())
 
 
-def recall_at_k(scores: Any, test: Any, train: Any = None, k: int = 10) -> float:
-    """Part of the user's test items that are among the ``k`` best scored candidates.
+def recall_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float:
+    """Part of the user's test items that are among the `k` best scored candidates."""
+    return float(per_user(scores, test, exclude, f"recall@{_check_k(k)}").mean())
 
-    See :func:`evaluate` for the arguments and errors.
+
+def ndcg_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float:
+    """Discounted gain of the `k` best scored candidates, as a part of the best possible one.
+
+    A test item at place 1, 2, 3 … is worth 1/log2(2), 1/log2(3), 1/log2(4) … (Järvelin &
+    Kekäläinen 2002, with relevance 0 or 1).
     """
-    return _mean(_recall(_rank(scores, test, train, [_check_k(k)]), k))
+    return float(per_user(scores, test, exclude, f"ndcg@{_check_k(k)}").mean())
 
 
-def ndcg_at_k(scores: Any, test: Any, train: Any = None, k: int = 10) -> float:
-    """Discounted gain of the ``k`` best scored candidates, as a part of the best possible one.
+def per_user(scores: Any, test: Any, exclude: Any = None, metric: str = "ndcg@10") -> np.ndarray:
+    """One metric, user by user, shape (n_evaluated_users,): what `evaluate` takes the mean of.
 
-    A test item at place 1, 2, 3 ... is worth 1/log2(2), 1/log2(3), 1/log2(4) ... (Järvelin &
-    Kekäläinen 2002, with relevance 0 or 1). See :func:`evaluate` for the arguments and errors.
+    Two scorers are best compared by their differences d, user by user: the mean of d has the
+    standard error ``d.std(ddof=1) / len(d) ** 0.5``.
     """
-    return _mean(_ndcg(_rank(scores, test, train, [_check_k(k)]), k))
+    kind, k = parse_metric(metric)
+    return _METRICS[kind](_rank(scores, test, exclude, [k]), k)
 
 
 def evaluate(
     scores: Any,
     test: Any,
-    train: Any = None,
+    exclude: Any = None,
     metrics: Iterable[str] = ("auc", "precision@5", "recall@10", "ndcg@10"),
 ) -> dict[str, float | int]:
     """Several ranking metrics from one pass over the scores.
 
     Parameters
     ----------
-    scores : array of shape (n_users, n_items), or object with ``score_matrix(users)``
-    test : sparse matrix or array of shape (n_users, n_items)
-        Non-zero where an item is relevant.
-    train : sparse matrix or array of shape (n_users, n_items), optional
-        Non-zero where an item is left out of the ranking. Disjoint from ``test``.
+    scores : array of shape (n_users, n_items), or scorer
+    test : sparse matrix or array, shape (n_users, n_items)
+        The relevant items: everything that is not 0.
+    exclude : sparse matrix or array, shape (n_users, n_items), optional
+        The items left out of the ranking: every entry. Disjoint from `test`.
     metrics : names
         ``"auc"``, ``"precision@k"``, ``"recall@k"`` or ``"ndcg@k"`` with a number for k.
 
@@ -137,40 +140,36 @@ def evaluate(
 
     Raises
     ------
-    ValueError
-        For shapes that differ, an unknown metric, k below 1 or above n_items, NaN scores, an
-        entry that is in ``test`` and in ``train``, or no user with a test item.
-    TypeError
-        If k is not an integer.
+    TypeError, ValueError
+        For a table instead of a matrix; for shapes that differ, an unknown metric, k below 1 or
+        above n_items, NaN, a dislike in `test`, an entry in both matrices, or no test item.
     """
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     parsed = {name: parse_metric(name) for name in names}  # complains before any work is done
-    ranks = _rank(scores, test, train, [k for _, k in parsed.values() if k is not None])
-    result = {name: _mean(_METRICS[kind](ranks, k)) for name, (kind, k) in parsed.items()}
+    ranks = _rank(scores, test, exclude, [k for _, k in parsed.values()])
+    result = {name: float(_METRICS[kind](ranks, k).mean()) for name, (kind, k) in parsed.items()}
     return result | {"n_users": len(ranks.n_test), "n_skipped": ranks.n_skipped}
 
 
 def parse_metric(name: str) -> tuple[str, int | None]:
-    """Split a metric's name into kind and k: ``"ndcg@10"`` → ``("ndcg", 10)``.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name (the nearest known one is suggested) or k below 1.
-    """
+    """Split a metric's name into kind and k, ``"ndcg@10"`` → ``("ndcg", 10)``, or say why not."""
+    kind, _, k = str(name).partition("@")
     if name == "auc":
         return "auc", None
-    kind, _, k = str(name).partition("@")
     if kind in _METRICS and kind != "auc" and re.fullmatch(r"-?\d+", k):
         return kind, _check_k(int(k))
-    word, digits = re.match(r"([a-z]*)\D*(\d*)", str(name).lower()).groups()
-    near = difflib.get_close_matches(word, _METRICS, n=1, cutoff=0.5)
-    hint = ""
-    if near:
-        hint = f"did you mean {near[0] + ('' if near[0] == 'auc' else f'@{digits or 10}')!r}? "
+    word, digits = re.findall(r"^([a-z]*)\D*(\d*)", str(name).lower())[0]
+    near = "".join(difflib.get_close_matches(word, _METRICS, n=1, cutoff=0.5))
+    meant = near if near == "auc" else f"{near}@{digits or 10}"
+    hint = f"did you mean {meant!r}? " if near else ""
     raise ValueError(
         f"unknown metric {name!r}: {hint}Known are 'auc', 'precision@k', 'recall@k' and 'ndcg@k'"
     )
+
+
+def _check_k(k: int) -> int:
+    check_number("k", k, at_least=1, whole=True)
+    return k
 
 
 # --- From ranks to metrics: one value for each user ------------------------------------------
@@ -178,20 +177,17 @@ def parse_metric(name: str) -> tuple[str, int | None]:
 
 @dataclass(frozen=True)
 class _Ranks:
-    """Where each user's test items stand among the user's candidates.
-
-    Test items of all evaluated users are laid end to end, user after user.
-    """
+    """Where the test items of all evaluated users, user after user, stand among candidates."""
 
     n_above: np.ndarray  # (n_test_items,) candidates with a higher score
     n_tied: np.ndarray  # (n_test_items,) candidates with the same score, itself included
-    first: np.ndarray  # (n_users,) where each user's test items begin
     n_test: np.ndarray  # (n_users,) test items of each user, at least 1
     n_candidates: np.ndarray  # (n_users,)
     n_skipped: int  # users without test items
 
     def sum_by_user(self, values: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(values, self.first)  # (n_test_items,) -> (n_users,)
+        first = np.cumsum(self.n_test) - self.n_test  # where each user's test items begin
+        return np.add.reduceat(values, first)  # (n_test_items,) -> (n_users,)
 
 
 def _auc(ranks: _Ranks, k: None = None) -> np.ndarray:
@@ -213,14 +209,6 @@ def _hits(ranks: _Ranks, k: int) -> np.ndarray:
     return ranks.sum_by_user(chance)
 
 
-def _precision(ranks: _Ranks, k: int) -> np.ndarray:
-    return _hits(ranks, k) / k
-
-
-def _recall(ranks: _Ranks, k: int) -> np.ndarray:
-    return _hits(ranks, k) / ranks.n_test
-
-
 def _ndcg(ranks: _Ranks, k: int) -> np.ndarray:
     gain = np.zeros(k + 1)  # gain[n] = what the first n places are worth together
     gain[1:] = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
@@ -232,127 +220,102 @@ def _ndcg(ranks: _Ranks, k: int) -> np.ndarray:
 
 _METRICS: dict[str, Callable[[_Ranks, Any], np.ndarray]] = {
     "auc": _auc,
-    "precision": _precision,
-    "recall": _recall,
+    "precision": lambda ranks, k: _hits(ranks, k) / k,
+    "recall": lambda ranks, k: _hits(ranks, k) / ranks.n_test,
     "ndcg": _ndcg,
 }
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean())
 
 
 # --- From scores to ranks --------------------------------------------------------------------
 
 
-def _rank(scores: Any, test: Any, train: Any, ks: Sequence[int] = ()) -> _Ranks:
-    test = _entries(test, "test")
+def _rank(scores: Any, test: Any, exclude: Any, ks: Iterable[int | None]) -> _Ranks:
+    scores, shape = _scores_and_shape(scores)
+    test = check_matrix("test", test, shape, "interactions", like_name="the scorer")
     n_users, n_items = test.shape
-    train = sparse.csr_array(test.shape) if train is None else _entries(train, "train")
-    if train.shape != test.shape:
-        raise ValueError(f"train {train.shape} and test {test.shape} must have the same shape")
-    if max(ks, default=0) > n_items:
-        raise ValueError(f"k={max(ks)} is more than the catalogue has items ({n_items})")
-    both = (train * test).tocoo()
+    k = max((k or 1 for k in ks), default=1)
+    if k > n_items:
+        raise ValueError(f"k={k} is more than the catalogue has items ({n_items})")
+    exclude = sparse.csr_array(test.shape) if exclude is None else exclude
+    exclude = check_matrix("exclude", exclude, test, like_name="test", may_be_empty=True)
+    both = (test * pattern(exclude)).tocoo()
     if both.nnz:
         raise ValueError(
-            f"{both.nnz} entries are in test and in train (user {both.row[0]}, item "
-            f"{both.col[0]} for one). Training items are not ranked, so they cannot be tested: "
-            "make the two disjoint (see leave_n_out), or leave train out to rank everything"
+            f"{both.nnz} entries are in test and in exclude (user {both.row[0]}, item "
+            f"{both.col[0]} for one). What is excluded is not ranked, so it cannot be tested: "
+            "make the two disjoint (see leave_n_out), or leave exclude out to rank everything"
         )
     users = np.flatnonzero(np.diff(test.indptr))
-    if not users.size:
-        raise ValueError("no user has a test item, so there is nothing to evaluate")
-
-    n_above, n_tied = [], []
-    for chunk, chunk_scores in _score_chunks(scores, users, test.shape):
-        # chunk_scores: (chunk, n_items), ours to overwrite
-        held_out, seen = test[chunk], train[chunk]
-        test_scores = chunk_scores[_rows(held_out), held_out.indices]
-        chunk_scores[_rows(seen), seen.indices] = -np.inf  # to the front of the sorted row
-        chunk_scores.sort(axis=1)
-        if np.isnan(chunk_scores[:, -1]).any():  # NaN sorts last
-            bad = chunk[np.isnan(chunk_scores[:, -1])][0]
-            raise ValueError(f"scores of user {bad} contain NaN; did the training diverge?")
-        begin = np.empty(len(test_scores), dtype=np.int64)
-        end = np.empty_like(begin)
-        for row, ordered in enumerate(chunk_scores):
-            own = slice(held_out.indptr[row], held_out.indptr[row + 1])
-            begin[own] = ordered.searchsorted(test_scores[own], side="left")
-            end[own] = ordered.searchsorted(test_scores[own], side="right")
-        # A candidate scored -inf is tied with the masked items, but they don't count.
-        begin = np.maximum(begin, np.diff(seen.indptr)[_rows(held_out)])
-        n_above.append(n_items - end)
-        n_tied.append(end - begin)
-    n_test = np.diff(test.indptr)[users].astype(np.int64)
-    return _Ranks(
-        n_above=np.concatenate(n_above),
-        n_tied=np.concatenate(n_tied),
-        first=np.cumsum(n_test) - n_test,
-        n_test=n_test,
-        n_candidates=n_items - np.diff(train.indptr)[users].astype(np.int64),
-        n_skipped=n_users - len(users),
-    )
-
-
-def _score_chunks(
-    scorer: Any, users: np.ndarray, shape: tuple[int, int]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield some of the users, and a fresh array (chunk, n_items) of their scores."""
-    if not hasattr(scorer, "score_matrix"):
-        scorer = np.asarray(scorer)
-        if scorer.shape != shape:
-            raise ValueError(
-                f"scores {scorer.shape} must have the shape of the matrix they are judged by, "
-                f"{shape}; or give an object with a score_matrix method"
-            )
-    n_rows = max(1, _CHUNK_SCORES // shape[1])
+    test, exclude = test[users], exclude[users]
+    n_test, n_excluded = (np.diff(part.indptr).astype(np.int64) for part in (test, exclude))
+    # The row of each entry; all entries are laid end to end, user after user.
+    test_row, excluded_row = (np.repeat(np.arange(len(users)), n) for n in (n_test, n_excluded))
+    n_below, n_not_above = np.empty_like(test_row), np.empty_like(test_row)
+    n_rows = max(1, _CHUNK_SCORES // n_items)
     for start in range(0, len(users), n_rows):
         chunk = users[start : start + n_rows]
-        scores = scorer[chunk] if isinstance(scorer, np.ndarray) else scorer.score_matrix(chunk)
-        scores = np.array(scores)  # a copy: a scorer may hand out its own memory
-        if scores.shape != (len(chunk), shape[1]):
-            raise ValueError(
-                f"score_matrix returned {scores.shape} for {len(chunk)} users and {shape[1]} items"
-            )
-        floating = np.issubdtype(scores.dtype, np.floating)
-        yield chunk, scores if floating else scores.astype(np.float64)
+        rows = _score_rows(scores, chunk, n_items)  # (chunk, n_items), ours to overwrite
+        own, hidden = (
+            slice(*np.searchsorted(entries, [start, start + n_rows]))
+            for entries in (test_row, excluded_row)
+        )
+        row = test_row[own] - start
+        own_scores = rows[row, test.indices[own]]
+        # To the front of the sorted row:
+        rows[excluded_row[hidden] - start, exclude.indices[hidden]] = -np.inf
+        rows.sort(axis=1)
+        check_scores(rows[:, -1:], chunk)  # NaN sorts last
+        n_below[own] = _bisect(rows, row, own_scores, np.less)
+        n_not_above[own] = _bisect(rows, row, own_scores, np.less_equal)
+    # A candidate scored -inf is tied with what is excluded, but that doesn't count.
+    n_below = np.maximum(n_below, n_excluded[test_row])
+    n_above, n_tied = n_items - n_not_above, n_not_above - n_below
+    return _Ranks(n_above, n_tied, n_test, n_items - n_excluded, n_users - len(users))
 
 
-def _predict(
-    scorer: Any, users: np.ndarray, items: np.ndarray, shape: tuple[int, int]
-) -> np.ndarray:
-    """Scores of (users[i], items[i]) pairs, by ``predict`` where the scorer has one."""
-    if hasattr(scorer, "predict"):
-        return scorer.predict(users, items)
-    values = np.empty(len(users))
-    for chunk, scores in _score_chunks(scorer, np.unique(users), shape):
-        here = np.isin(users, chunk)
-        values[here] = scores[np.searchsorted(chunk, users[here]), items[here]]
-    return values
+def _bisect(rows: np.ndarray, row: np.ndarray, values: np.ndarray, below: Callable) -> np.ndarray:
+    """Count the numbers in sorted row ``row[i]`` for which ``below(number, values[i])`` holds.
+
+    All at once, one halving after another: faster than `searchsorted` in a loop over the rows.
+    """
+    n = rows.shape[1]
+    flat, before = rows.ravel(), row * n - 1
+    count = np.zeros(len(row), dtype=np.int64)
+    for step in 2 ** np.arange(n.bit_length())[::-1]:
+        more = count + step
+        holds = below(flat[before + np.minimum(more, n)], values) & (more <= n)
+        count += holds * step
+    return count
 
 
-def _entries(matrix: Any, name: str) -> sparse.csr_array:
-    """A copy with a one wherever the matrix is not zero."""
-    if np.ndim(matrix) != 2:  # before the conversion: an older SciPy makes one row of a list
-        raise ValueError(f"{name} must be a (n_users, n_items) matrix, not {np.ndim(matrix)}-D")
-    matrix = sparse.csr_array(matrix, copy=True)
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    if np.isnan(matrix.data).any():
-        raise ValueError(f"{name} contains NaN; write 0 where there is no rating")
-    matrix.data = np.ones(matrix.nnz, dtype=np.float32)
-    return matrix
+def _scores_and_shape(scores: Any) -> tuple[Any, tuple[int, int] | None]:
+    """Tell a scorer from an array, and what shape its scores have, if it says so."""
+    if hasattr(scores, "score_matrix") or hasattr(scores, "predict"):
+        return scores, getattr(scores, "shape_", None)
+    scores = np.asarray(scores)
+    return scores, scores.shape
 
 
-def _rows(matrix: sparse.csr_array) -> np.ndarray:
-    """The row of each stored entry, in storage order: (nnz,)."""
-    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+def _score_rows(scores: Any, users: np.ndarray, n_items: int) -> np.ndarray:
+    """Scores of some users, checked for their shape, in an array of our own."""
+    array = isinstance(scores, np.ndarray)
+    rows = np.array(scores[users] if array else scores.score_matrix(users))  # may be lent: a copy
+    if rows.shape != (len(users), n_items):
+        raise ValueError(
+            f"score_matrix returned {rows.shape} for {len(users)} users and {n_items} items: "
+            "scorer and matrix must number users and items alike"
+        )
+    return rows if np.issubdtype(rows.dtype, np.floating) else rows.astype(np.float64)
 
 
-def _check_k(k: int) -> int:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise TypeError(f"k must be a whole number of items, not {k!r}")
-    if k < 1:
-        raise ValueError(f"k must be at least 1, not {k}")
-    return k
+def _at_ratings(scores: Any, ratings: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and ratings, shape (n,) each, at the entries of a matrix of ratings."""
+    scores, shape = _scores_and_shape(scores)
+    ratings = check_matrix("ratings", ratings, shape, like_name="the scorer").tocoo()
+    users, items = ratings.coords
+    if hasattr(scores, "predict"):
+        return scores.predict(users, items), ratings.data
+    if isinstance(scores, np.ndarray):
+        return scores[users, items], ratings.data
+    rows_of = partial(_score_rows, scores, n_items=ratings.shape[1])
+    return pick_pairs(rows_of, users, items, ratings.shape[1]), ratings.data
