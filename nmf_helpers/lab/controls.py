@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -15,6 +15,7 @@ from nmf_helpers.checks import check_number, nearest
 from nmf_helpers.lab.curves import DARK, still
 
 PAGE = DARK + files(__package__).joinpath("page.html").read_text("utf-8")  # how labs look
+PLAIN = "tex2jax_ignore mathjax_ignore"  # classes: no formulas here
 
 
 class Lab(widgets.VBox):
@@ -90,6 +91,22 @@ def control(name: str, spec: Any) -> widgets.Widget:
     return made
 
 
+def training_controls(
+    lr: Any, weight_decay: Any, n_epochs: Any, seed: Any, others: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the controls of every training loop that are not None, and the others."""
+    if isinstance(lr, float | int):
+        lr = (lr / 100, float(lr), lr * 100)
+    if isinstance(weight_decay, float | int):
+        weight_decay = LogSlider(1e-7, float(weight_decay), 1.0)  # 0 is welcome
+    if isinstance(n_epochs, int):
+        n_epochs = (1, n_epochs, 5 * n_epochs)
+    if isinstance(seed, int):
+        seed = widgets.BoundedIntText(seed, min=0, max=2**31 - 1)
+    specs = {"lr": lr, "weight_decay": weight_decay, "n_epochs": n_epochs, "seed": seed}
+    return {n: control(n, spec) for n, spec in (specs | dict(others)).items() if spec is not None}
+
+
 def _widget(name: str, spec: Any) -> widgets.Widget:
     if isinstance(spec, bool):
         return widgets.Checkbox(spec, indent=False)
@@ -162,7 +179,7 @@ def box(name: str, *children: widgets.Widget) -> widgets.Box:
 
 def literal(text: Any) -> str:
     """Return HTML that shows any text as it is: no tags, no formulas, in its own direction."""
-    return f'<bdi class="tex2jax_ignore mathjax_ignore">{html.escape(str(text))}</bdi>'
+    return f'<bdi class="{PLAIN}">{html.escape(str(text))}</bdi>'
 
 
 def spoken(message: str, alert: bool = False) -> str:

@@ -1,12 +1,14 @@
 """One run of a training lab, and what there is to say about several."""
 
+import html
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
-from nmf_helpers.lab.controls import literal
+from nmf_helpers.lab.controls import PLAIN
 from nmf_helpers.lab.curves import best_record, lower_is_better, pick_metric
 
 SAME = 0.005  # scores that differ by less than half a per cent come out "the same"
@@ -57,6 +59,15 @@ class Run:
             f"{self.score:.{self.digits}f} at epoch {self.best['epoch']:.0f}" if self.best else ""
         )
 
+    def progress(self) -> str:
+        """Return how far it is, as HTML."""
+        done, planned = len(self.history), self.settings["n_epochs"]
+        value = f'value="{done}"' if done else ""
+        bar = f'<progress {value} max="{planned}" aria-label="epochs done"></progress>'
+        best = f" · best {self}" if self.best else ""
+        waiting = f"{bar} starting…" if self.state == "training" else ""
+        return f"{bar} epoch {done} of {planned}{best}" if done else waiting
+
     def summary(self) -> str:
         """Return how it ended, in a sentence."""
         if not self.best:
@@ -82,6 +93,12 @@ def words(settings: Mapping[str, Any], runs: Sequence[Run]) -> str:
     return " · ".join(f"{k} {short(settings[k])}" for k in keys)
 
 
+def label(settings: Mapping[str, Any], runs: Sequence[Run]) -> str:
+    """Return what sets these settings apart; where nothing does, all that matter."""
+    key = {k: v for k, v in settings.items() if k not in ("seed", "n_epochs")} or settings
+    return words(settings, runs) or " · ".join(f"{k} {short(v)}" for k, v in key.items())
+
+
 def named(run: Run, runs: Sequence[Run]) -> str:
     """Return "run 2: lr 0.1", its number and what sets it apart."""
     return f"run {run.number}: {words(run.settings, runs)}".removesuffix(": ")
@@ -89,14 +106,22 @@ def named(run: Run, runs: Sequence[Run]) -> str:
 
 def table(ranking: Sequence[Run], runs: Sequence[Run]) -> str:
     """Return runs as an HTML table, or nothing."""
-    page = "".join(f"<th>{head}</th>" for head in ("", "best", "seconds", ""))
+    page = "".join(f"<th>{head}</th>" for head in ("run", "best", "seconds", "ended"))
     for run in ranking:
-        row = (named(run, runs), run, f"{run.seconds:.1f}", run.state)
-        page += "<tr>" + "".join(f"<td>{literal(cell)}</td>" for cell in row)
+        row = (named(run, runs).removeprefix("run "), str(run), f"{run.seconds:.1f}", run.state)
+        page += "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
     caption = "<caption>Runs, best first</caption>"
-    return f'<table class="nmf-text">{caption}<tr>{page}</table>' if ranking else ""
+    return f'<table class="nmf-text {PLAIN}">{caption}<tr>{page}</table>' if ranking else ""
 
 
 def short(value: Any) -> str:
     """Return a setting as one reads it."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def pay_for_the_first_optimizer() -> None:
+    """Have torch import what its first optimizer needs, about a second, before Train is pressed."""
+    with suppress(ImportError):
+        import torch
+
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)

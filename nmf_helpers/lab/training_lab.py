@@ -23,7 +23,7 @@ from nmf_helpers.checks import nearest
 from nmf_helpers.lab import controls as parts
 from nmf_helpers.lab.controls import button, spoken
 from nmf_helpers.lab.curves import LossCurves
-from nmf_helpers.lab.runs import Run, named, short, table, words
+from nmf_helpers.lab.runs import Run, label, named, pay_for_the_first_optimizer, table
 
 N_GHOSTS = 4  # earlier runs kept in the picture; the table keeps all of them
 REMARK = 3.0  # seconds that a passing remark stays
@@ -39,15 +39,12 @@ class TrainingLab(parts.Lab):
     make : callable
         ``make(lr=, weight_decay=, n_epochs=, seed=, **controls) -> (model, records)``, where
         `records` yields one dict an epoch: "epoch", `metric`, `train_metric`, and what you like.
-    lr, weight_decay : float or (low, start, high), or None
-        Start of the logarithmic slider. None leaves the control out, and the argument.
-    n_epochs : int or (low, start, high)
-    seed : int
+    lr, weight_decay, n_epochs, seed : number or (low, start, high)
+        Where the controls start. lr=None leaves it out, and the argument; so does weight_decay.
     controls : dict of name to widget, bool, list of choices or (low, start, high)
         Further arguments of `make`; see `nmf_helpers.lab.controls.control`.
     **plot
-        metric, train_metric, lower_is_better, baseline, ylabel, ylim, digits, as in
-        `nmf_helpers.lab.plots.loss_curves`.
+        metric, train_metric, lower_is_better, baseline, ylabel, ylim, digits, as in `LossCurves`.
 
     Attributes
     ----------
@@ -70,14 +67,12 @@ class TrainingLab(parts.Lab):
         self._error: Exception | None = None
         self._inside = False  # in the notebook's own code, where Stop may interrupt
         self._doing, self._remark_until = "", math.inf
-        self._warm_up = threading.Thread(target=_pay_for_the_first_optimizer, daemon=True)
+        self._warm_up = threading.Thread(target=pay_for_the_first_optimizer, daemon=True)
         self._warm_up.start()
-        specs = _training_specs(lr, weight_decay, n_epochs, seed) | dict(controls or {})
-        self.controls = {name: parts.control(name, spec) for name, spec in specs.items()}
+        self.controls = parts.training_controls(lr, weight_decay, n_epochs, seed, controls or {})
         self._initial = self.settings
         self._build()
-        self._obey_interrupts()
-        self._stop_earlier_lab_of_this_cell()
+        self._settle_in()
 
     def __repr__(self) -> str:  # fixed, so that a notebook that is run again prints the same
         return f"TrainingLab({', '.join(self.controls)})"
@@ -195,7 +190,7 @@ class TrainingLab(parts.Lab):
                 number = max((run.number for run in self.runs), default=0) + 1
                 run = Run(number, settings, digits=self._plot.get("digits", 3))
                 which = f"Run {nth} of {len(plans)}: training" if len(plans) > 1 else "Training"
-                self._say(f"{which} with {self._label(settings)}.")
+                self._say(f"{which} with {label(settings, self.runs)}.")
                 message = self._train(run, halt)
                 self._say(message, alert=run.state in ("diverged", "failed"))
                 if halt.is_set() or run.state == "failed":
@@ -266,15 +261,15 @@ class TrainingLab(parts.Lab):
                 self._inside = False
 
     def _build(self) -> None:
-        sweep = lambda: self.sweep(self.sweep_choice.value)  # noqa: E731
+        names = [name for name in self.controls if name != "n_epochs"]
+        choice = self.sweep_choice = widgets.Dropdown(options=names, description="to sweep")
+        sweep = lambda: self.sweep(choice.value)  # noqa: E731
         self.train_button = button("Train", "train as set", self.start, "play")
         self.stop_button = button("Stop", "stop, keeping model and history", self.stop, "stop")
         self.reset_button = button("Reset", "put the controls back", self.reset)
         self.clear_button = button("Clear", "forget all runs", self.clear)
         self.sweep_button = button("Sweep", "train for several values", sweep, "forward")
         self.train_button.button_style = "primary"
-        names = [name for name in self.controls if name != "n_epochs"]
-        self.sweep_choice = widgets.Dropdown(options=names, description="to sweep")
         self.guess = widgets.Dropdown(
             options=["no guess", "better", "the same", "worse"], description="my guess",
             tooltip="How will the next run come out, against the last one?",
@@ -303,11 +298,6 @@ class TrainingLab(parts.Lab):
                 self.controls[name].value = value
             raise
 
-    def _label(self, settings: Mapping[str, Any]) -> str:
-        """Return what sets these settings apart; where nothing does, all that matter."""
-        key = {k: v for k, v in settings.items() if k not in ("seed", "n_epochs")} or settings
-        return words(settings, self.runs) or " · ".join(f"{k} {short(v)}" for k, v in key.items())
-
     def _curves(self, run: Run | None) -> LossCurves:
         earlier = [r for r in self.runs if r is not run and r.best][-N_GHOSTS:]
         settings = run.settings if run else self.settings
@@ -316,7 +306,7 @@ class TrainingLab(parts.Lab):
             **self._plot | {"metric": self.metric},
             n_epochs=settings["n_epochs"],
             ghosts=[(named(r, self.runs), r.history) for r in earlier],
-            title=(f"run {run.number}: " if run else "") + self._label(settings),
+            title=(f"run {run.number}: " if run else "") + label(settings, self.runs),
         )
 
     def _show(self, run: Run | None) -> None:
@@ -344,49 +334,24 @@ class TrainingLab(parts.Lab):
     def _progress(self, run: Run) -> None:
         if time.perf_counter() > self._remark_until:
             self._say(self._doing)
-        done, planned = len(run.history), run.settings["n_epochs"]
-        value = f'value="{done}"' if done else ""
-        bar = f'<progress {value} max="{planned}" aria-label="epochs done"></progress>'
-        said = f"epoch {done} of {planned}" + (f" · best {run}" if run.best else "")
-        waiting = f"{bar} starting…" if run.state == "training" else ""
-        self.progress.value = f"{bar} {said}" if done else waiting
+        self.progress.value = run.progress()
 
-    def _stop_earlier_lab_of_this_cell(self) -> None:
-        """Leave no training behind when a cell is run again."""
-        parent: dict = getattr(get_ipython(), "get_parent", dict)()
+    def _settle_in(self) -> None:
+        """Leave no training behind when a cell is run again, and obey *Interrupt Kernel*."""
+        shell: Any = get_ipython()
+        parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
         self._cell = parent.get("metadata", {}).get("cellId")
         self._execution = parent.get("header", {}).get("msg_id")
         for lab in list(self._living):
             if self._cell and lab._cell == self._cell and lab._execution != self._execution:
                 lab.stop()
         self._living.add(self)
-
-    def _obey_interrupts(self) -> None:
-        """Have *Interrupt Kernel* stop all labs, while no cell runs that it would interrupt."""
-        kernel: Any = getattr(get_ipython(), "kernel", None)
-        if hasattr(kernel, "saved_sigint_handler"):  # what ipykernel sets once this cell is done
-            kernel.saved_sigint_handler = lambda *_: [lab.stop() for lab in list(self._living)]
-
-
-def _training_specs(lr: Any, weight_decay: Any, n_epochs: Any, seed: int) -> dict[str, Any]:
-    if isinstance(lr, float | int):
-        lr = (lr / 100, float(lr), lr * 100)
-    if isinstance(weight_decay, float | int):
-        weight_decay = parts.LogSlider(1e-7, float(weight_decay), 1.0)
-    if isinstance(n_epochs, int):
-        n_epochs = (1, n_epochs, 5 * n_epochs)
-    number = widgets.BoundedIntText(seed, min=0, max=2**31 - 1)
-    specs = {"lr": lr, "weight_decay": weight_decay, "n_epochs": n_epochs, "seed": number}
-    return {name: spec for name, spec in specs.items() if spec is not None}
+        if hasattr(getattr(shell, "kernel", None), "saved_sigint_handler"):
+            # What ipykernel sets once this cell is done; while one runs, that is interrupted.
+            shell.kernel.saved_sigint_handler = lambda *_: [
+                lab.stop() for lab in list(self._living)
+            ]
 
 
 def _failed(error: Exception) -> str:
     return f"Training failed. {type(error).__name__}: {error}"
-
-
-def _pay_for_the_first_optimizer() -> None:
-    """Have torch import what its first optimizer needs, about a second, before Train is pressed."""
-    with suppress(ImportError):
-        import torch
-
-        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
