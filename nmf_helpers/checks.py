@@ -53,7 +53,7 @@ def check_ids(name: str, ids: Any, n: int) -> np.ndarray:
     ids = np.asarray(ids)
     if ids.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, not of shape {ids.shape}")
-    if ids.size and not np.issubdtype(ids.dtype, np.integer):
+    if ids.size and ids.dtype.kind not in "iu":
         raise TypeError(f"{name} must be whole numbers, not {ids.dtype}: encode them first")
     wrong = ids[(ids < 0) | (ids >= n)]
     if wrong.size:
@@ -108,11 +108,11 @@ def check_matrix(
         )
     if not sp.issparse(matrix):
         matrix = np.asarray(matrix)
-        if matrix.ndim != 2 or not (np.issubdtype(matrix.dtype, np.number) or matrix.dtype == bool):
-            raise TypeError(
-                f"{what} must be a users x items matrix of numbers, not {matrix.dtype} of shape "
-                f"{matrix.shape}: interaction_matrix(df) makes one from a table of ratings"
-            )
+    if matrix.ndim != 2 or matrix.dtype.kind not in "buif":
+        raise TypeError(
+            f"{what} must be a users x items matrix of numbers, not {matrix.dtype} of shape "
+            f"{matrix.shape}: interaction_matrix(df) makes one from a table of ratings"
+        )
     shape = None if like is None else tuple(getattr(like, "shape", like))
     if shape is not None and tuple(matrix.shape) != shape:
         raise ValueError(

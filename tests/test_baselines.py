@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from scorers import ScorerContract, random_ratings
 
 from nmf_helpers.baselines import EASE, BiasRidge, GlobalMean, ItemMean, Popularity, UserMean
 from nmf_helpers.data import encode_ratings, interaction_matrix, load_ratings, split_ratings
 from nmf_helpers.metrics import auc, rmse
-from scorers import ScorerContract, random_ratings
 
 RATING = [GlobalMean, UserMean, ItemMean, BiasRidge]
 

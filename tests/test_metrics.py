@@ -5,6 +5,7 @@ import math
 import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,11 +13,13 @@ from scipy import sparse
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from nmf_helpers import metrics
+from nmf_helpers.baselines import GlobalMean
 from nmf_helpers.metrics import (
     auc,
     evaluate,
     ndcg_at_k,
     parse_metric,
+    per_user,
     precision_at_k,
     recall_at_k,
     rmse,
@@ -83,6 +86,7 @@ def problems(draw):
 def test_every_metric_agrees_with_brute_force_and_scikit_learn(problem):
     scores, test, train, k = problem
     expected = by_hand(scores, test, train, k)
+    train = train if train.any() else None  # then the whole catalogue is ranked
     assert precision_at_k(scores, test, train, k=k) == pytest.approx(expected["precision"])
     assert recall_at_k(scores, test, train, k=k) == pytest.approx(expected["recall"])
     assert ndcg_at_k(scores, test, train, k=k) == pytest.approx(expected["ndcg"])
@@ -101,13 +105,6 @@ def catalogue():
     part[::5][part[::5] == 2] = 0
     scores = rng.standard_normal((30, 50)).astype(np.float32)
     return scores, sparse.csr_matrix(part == 2), sparse.csr_matrix(part == 1)
-
-
-def test_without_training_items_the_whole_catalogue_is_ranked(catalogue):
-    scores, test, _ = catalogue
-    expected = by_hand(scores, test.toarray(), np.zeros(test.shape), 5)
-    assert auc(scores, test) == pytest.approx(expected["auc"])
-    assert ndcg_at_k(scores, test, k=5) == pytest.approx(expected["ndcg"])
 
 
 def test_a_worked_example():
@@ -169,26 +166,30 @@ def test_users_without_test_items_are_left_out_and_counted(catalogue):
     assert only == result | {"n_skipped": 0}
 
 
-def test_a_user_whose_candidates_are_all_test_items_counts_for_ndcg_but_not_for_auc():
+def test_a_user_whose_candidates_are_all_test_items_counts_for_recall_but_not_for_auc():
     scores = np.array([[3.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
-    test = np.array([[1, 1, 0], [1, 0, 0]])
-    train = np.array([[0, 0, 1], [0, 0, 0]])
+    test, train = np.array([[1, 1, 0], [1, 0, 0]]), np.array([[0, 0, 1], [0, 0, 0]])
     assert auc(scores, test, train) == 0.0  # the second user alone
     assert recall_at_k(scores, test, train, k=2) == 0.5
 
 
-def test_evaluate_says_the_same_as_the_single_functions(catalogue):
+def test_evaluate_says_the_same_as_the_single_functions_and_as_each_user(catalogue):
     scores, test, train = catalogue
     result = evaluate(scores, test, train, ["auc", "precision@3", "recall@7", "ndcg@50"])
     assert result == {
-        "auc": auc(scores, test, train),
-        "precision@3": precision_at_k(scores, test, train, k=3),
-        "recall@7": recall_at_k(scores, test, train, k=7),
-        "ndcg@50": ndcg_at_k(scores, test, train, k=50),
+        "auc": auc(scores, test, exclude=train),
+        "precision@3": precision_at_k(scores, test, exclude=train, k=3),
+        "recall@7": recall_at_k(scores, test, exclude=train, k=7),
+        "ndcg@50": ndcg_at_k(scores, test, exclude=train, k=50),
         "n_users": 24,
         "n_skipped": 6,
     }
     assert all(type(result[name]) is float for name in ("auc", "precision@3", "ndcg@50"))
+    for name in ("auc", "precision@3"):
+        each = per_user(scores, test, train, name)
+        some = np.flatnonzero(test.sum(axis=1))
+        alone = [evaluate(scores[[u]], test[[u]], train[[u]], name)[name] for u in some]
+        assert each.tolist() == alone
 
 
 @pytest.mark.parametrize("n_scores", [1, 50, 149, 10**9])
@@ -239,9 +240,7 @@ def test_nothing_given_is_written_to(catalogue):
     assert (test != before[1]).nnz == (train != before[2]).nnz == 0
 
 
-@pytest.mark.parametrize(
-    "kind", [np.asarray, sparse.csc_matrix, sparse.csr_array, sparse.coo_array]
-)
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csc_matrix, sparse.coo_array])
 def test_any_matrix_type_will_do(catalogue, kind):
     scores, test, train = catalogue
     expected = evaluate(scores, test, train)
@@ -261,11 +260,8 @@ def test_values_in_the_test_matrix_are_not_weights_and_a_stored_zero_is_nothing(
 
 def test_an_entry_stored_twice_counts_once():
     twice = sparse.csr_matrix((np.ones(3), [0, 0, 2], [0, 3]), shape=(1, 4))
-    once = sparse.csr_matrix([[1, 0, 1, 0]])
-    scores = np.array([[3.0, 2.0, 1.0, 0.0]])
-    assert evaluate(scores, twice, metrics=["auc", "recall@2"]) == evaluate(
-        scores, once, metrics=["auc", "recall@2"]
-    )
+    scores, names = np.array([[3.0, 2.0, 1.0, 0.0]]), ["auc", "recall@2"]
+    assert evaluate(scores, twice, metrics=names) == evaluate(scores, [[1, 0, 1, 0]], metrics=names)
 
 
 def test_an_infinite_score_is_the_first_or_the_last_place():
@@ -298,67 +294,68 @@ def test_nan_scores_are_refused_and_the_user_is_named(catalogue):
 
 def test_shapes_must_agree(catalogue):
     scores, test, train = catalogue
-    with pytest.raises(ValueError, match=r"scores \(30, 49\) must have the shape .* \(30, 50\)"):
+    with pytest.raises(ValueError, match=r"test has shape \(30, 50\), the scorer \(30, 49\)"):
         auc(scores[:, 1:], test, train)
-    with pytest.raises(ValueError, match=r"train \(29, 50\) and test \(30, 50\)"):
+    with pytest.raises(ValueError, match=r"exclude has shape \(29, 50\), test \(30, 50\)"):
         auc(scores, test, train[1:])
     with pytest.raises(ValueError, match=r"score_matrix returned \(24, 49\) for 24 users and 50"):
         auc(Scorer(scores[:, 1:]), test, train)
 
 
-def test_an_entry_cannot_be_in_test_and_in_train():
+@pytest.mark.parametrize("shape", [(7, 4), (5, 4), (6, 5), (6, 3)])
+def test_scorer_and_matrix_of_two_numberings_never_meet(shape):
+    mean = GlobalMean().fit(np.ones((6, 4)))
+    for judge in (rmse, auc, evaluate, per_user):
+        with pytest.raises(ValueError, match=r"the scorer \(6, 4\): number users and items once"):
+            judge(mean, np.eye(*shape))
+
+
+def test_an_entry_cannot_be_in_test_and_in_exclude():
     test, train = np.array([[0, 1, 1], [1, 0, 0]]), np.array([[1, 0, 0], [1, 1, 0]])
-    with pytest.raises(ValueError, match=r"1 entries .* \(user 1, item 0 for one\)"):
-        auc(np.zeros((2, 3)), test, train)
+    for factor in (1, np.int8(16)):  # 16 · 16 is 0 in eight bits
+        with pytest.raises(ValueError, match=r"1 entries .* in exclude \(user 1, item 0 for one\)"):
+            auc(np.zeros((2, 3)), (test * factor).astype(np.int8), (train * factor).astype(np.int8))
 
 
-def test_an_entry_in_both_is_noticed_whatever_its_value():
-    matrix = np.array([[16, 0]], dtype=np.int8)  # 16 · 16 is 0 in eight bits
-    with pytest.raises(ValueError, match="1 entries are in test and in train"):
-        auc(np.zeros((1, 2)), matrix, matrix)
+def test_the_held_out_matrix_is_no_table_and_has_no_nan_no_dislike_and_an_entry():
+    scores, test = np.zeros((1, 2)), np.array([[0, 1]])
+    with pytest.raises(TypeError, match="test must be a users x items matrix"):
+        auc(scores, np.array([0, 1]))
+    for judge in (rmse, auc):
+        with pytest.raises(TypeError, match=r"is a table"):
+            judge(scores, pd.DataFrame({"userId": [1], "movieId": [2]}))
+        with pytest.raises(ValueError, match=r"is empty"):
+            judge(scores, np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="exclude holds nan at user 0, item 0"):
+        auc(scores, test, np.array([[np.nan, 0]]))
+    with pytest.raises(ValueError, match=r"test holds -1 .* a dislike is no interaction"):
+        auc(scores, -test)
 
 
-def test_the_held_out_matrix_has_two_dimensions_and_no_nan():
-    with pytest.raises(ValueError, match=r"test must be a \(n_users, n_items\) matrix, not 1-D"):
-        auc(np.zeros((1, 2)), np.array([0, 1]))
-    with pytest.raises(ValueError, match="train contains NaN; write 0"):
-        auc(np.zeros((1, 2)), np.array([[0, 1]]), np.array([[np.nan, 0]]))
-
-
-def test_someone_must_have_a_test_item():
-    with pytest.raises(ValueError, match="no user has a test item"):
-        auc(np.zeros((2, 3)), np.zeros((2, 3)))
+def test_whatever_is_stored_in_exclude_is_left_out():
+    # A rating of 0 is a rating, and a dislike too: neither item is recommended again.
+    rated = sparse.csr_matrix(([0.0, -1.0], ([0, 0], [0, 1])), shape=(1, 4))
+    scores, test = np.array([[9.0, 8.0, 1.0, 0.0]]), np.array([[0, 0, 1, 0]])
+    assert recall_at_k(scores, test, rated, k=1) == auc(scores, test, rated) == 1
 
 
 @pytest.mark.parametrize("metric", [precision_at_k, recall_at_k, ndcg_at_k])
 def test_k_is_a_number_of_items_in_the_catalogue(metric):
     scores, test = np.zeros((1, 3)), np.array([[1, 0, 0]])
-    for k in (0, -1):
-        with pytest.raises(ValueError, match=f"k must be at least 1, not {k}"):
+    for k in (0, -1, 2.0, "2", None, True):
+        with pytest.raises(ValueError, match=f"k must be a whole number, at least 1, not {k!r}"):
             metric(scores, test, k=k)
     with pytest.raises(ValueError, match=r"k=4 is more than the catalogue has items \(3\)"):
         metric(scores, test, k=4)
-    for k in (2.0, "2", None, True):
-        with pytest.raises(TypeError, match="k must be a whole number"):
-            metric(scores, test, k=k)
     assert metric(scores, test, k=np.int64(3)) == metric(scores, test, k=3)
 
 
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("ndgc@10", "ndcg@10"),
-        ("NDCG@5", "ndcg@5"),
-        ("ndcg", "ndcg@10"),
-        ("ndcg10", "ndcg@10"),
-        ("ndcg@ten", "ndcg@10"),
-        ("prec@5", "precision@5"),
-        ("recal@20", "recall@20"),
-        ("AUC", "auc"),
-        ("auc@10", "auc"),
-        ("roc_auc", None),
-        ("", None),
-        ("rmse", None),
+        *(("ndgc@10", "ndcg@10"), ("NDCG@5", "ndcg@5"), ("ndcg", "ndcg@10"), ("ndcg10", "ndcg@10")),
+        *(("ndcg@ten", "ndcg@10"), ("prec@5", "precision@5"), ("recal@20", "recall@20")),
+        *(("AUC", "auc"), ("auc@10", "auc"), ("roc_auc", None), ("", None), ("rmse", None)),
     ],
 )
 def test_an_unknown_metric_is_refused_with_the_nearest_known_one(name, meant):
@@ -373,14 +370,10 @@ def test_an_unknown_metric_is_noticed_before_any_scoring(catalogue):
     scorer = Scorer(scores)
     with pytest.raises(ValueError, match=r"did you mean 'ndcg@10'\?"):
         evaluate(scorer, test, train, metrics=["auc", "ncdg@10"])
+    with pytest.raises(ValueError, match="k must be a whole number, at least 1, not 0"):
+        evaluate(scorer, test, train, metrics="ndcg@0")
     assert scorer.asked == []
-
-
-def test_metric_names_are_split_into_kind_and_k():
-    assert parse_metric("auc") == ("auc", None)
-    assert parse_metric("precision@5") == ("precision", 5)
-    with pytest.raises(ValueError, match="k must be at least 1, not 0"):
-        parse_metric("ndcg@0")
+    assert parse_metric("auc") == ("auc", None) and parse_metric("recall@5") == ("recall", 5)
 
 
 # --- RMSE --------------------------------------------------------------------------------------
@@ -402,6 +395,7 @@ def test_rmse_of_a_scorer_is_taken_at_the_stored_entries():
     ratings = sparse.csr_matrix(([2.0, 0.0, 5.0], ([0, 0, 1], [0, 2, 1])), shape=(2, 3))
     expected = math.sqrt((1 + 9 + 0) / 3)
     assert rmse(scores, ratings) == pytest.approx(expected)
+    assert rmse(scores, ratings.toarray()) == pytest.approx(math.sqrt(1 / 2))  # a 0 is nothing
     assert rmse(Scorer(scores), ratings) == pytest.approx(expected)
 
     class Predictor:
@@ -420,7 +414,7 @@ def test_rmse_refuses_the_broadcast_of_a_column_against_a_row():
 
 
 def test_rmse_refuses_nothing_and_nan():
-    with pytest.raises(ValueError, match="no ratings"):
+    with pytest.raises(ValueError, match="ratings is empty"):
         rmse([], [])
     with pytest.raises(ValueError, match="predictions contain NaN"):
         rmse([np.nan], [1.0])
