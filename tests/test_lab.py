@@ -4,13 +4,13 @@ import math
 import re
 import threading
 import time
+from types import SimpleNamespace
 
 import ipywidgets as widgets
 import pytest
 
-from nmf_helpers import lab as lab_module
-from nmf_helpers.controls import LogSlider, control, spread
-from nmf_helpers.lab import TrainingLab
+from nmf_helpers.lab import TrainingLab, controls, training_lab
+from nmf_helpers.lab.controls import LogSlider, control, literal, put, spread
 
 PATIENCE = 20  # seconds that a run may take before a test gives up on it
 
@@ -153,6 +153,63 @@ def test_an_unknown_control_suggests_the_nearest():
         TrainingLab(Notebook().make).start(weightdecay=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_epochs", 500), ("n_epochs", 0), ("n_epochs", 2.5), ("lr", -1), ("lr", math.nan),
+        ("lr", "0.1"), ("weight_decay", 1e10), ("seed", -1), ("bias", "yes"), ("loss", "hinge"),
+        ("p", 1.5), ("own", 99),
+    ],
+)  # fmt: skip
+def test_a_control_is_set_to_exactly_what_is_asked_or_nothing_changes(name, value):
+    spec = {"bias": True, "loss": ["mse", "mae"], "p": (0.0, 0.1, 1.0)}
+    spec["own"] = widgets.BoundedIntText(1, max=9)
+    notebook = Notebook()
+    lab = TrainingLab(notebook.make, n_epochs=10, controls=spec)
+    before = lab.settings
+    with pytest.raises(ValueError, match=name):
+        lab.start(**{"p": 0.5, name: value} if name != "p" else {"loss": "mae", "p": value})
+    assert lab.settings == before and not lab.training and notebook.calls == []
+
+
+def test_what_lies_between_the_steps_of_a_slider_is_trained_with_too():
+    notebook = Notebook()
+    lab = TrainingLab(notebook.make, n_epochs=10, controls={"p": (0.0, 0.1, 1.0)})
+    asked = {"lr": 0.0321, "weight_decay": 0, "n_epochs": 7, "p": 0.12345}
+    lab.start(**asked).wait(PATIENCE)
+    assert notebook.calls[0] == asked | {"seed": 0} and lab.settings == notebook.calls[0]
+    with pytest.raises(ValueError, match="no values of lr"):
+        lab.sweep("lr", [])
+
+
+RECORD = {"epoch": 1, "seconds": 0.1, "train_loss": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "record", "followed"),
+    [
+        ({}, RECORD | {"val_rmse": 0.9, "val_loss": 0.8}, "val_loss"),
+        ({}, RECORD | {"val_rmse": 0.9}, "val_rmse"),
+        ({}, RECORD, "train_loss"),
+        ({"train_metric": "fit"}, RECORD | {"fit": 3.0}, "train_loss"),
+        ({"metric": "val_rmse"}, RECORD | {"val_loss": 0.8, "val_rmse": 0.9}, "val_rmse"),
+    ],
+)
+def test_the_lab_follows_the_loss_that_is_not_the_trainings(settings, record, followed):
+    lab = TrainingLab(lambda **_: (None, [record]), **settings).start().wait(PATIENCE)
+    assert lab.metric == followed and lab.best.score == record[followed]
+
+
+def test_whether_low_is_good_can_be_said():
+    def make(lr, **_):
+        return None, [{"epoch": 1, "surprise": lr}]
+
+    lab = TrainingLab(make, lower_is_better=True)
+    for lr in (0.2, 0.1, 0.3):
+        lab.start(lr=lr).wait(PATIENCE)
+    assert lab.best.settings["lr"] == 0.1
+
+
 def test_records_may_be_any_iterable_and_hold_more_than_numbers():
     def make(**_):
         return None, [{"epoch": 1, "valid_loss": 1, "note": "first"}, {"epoch": 2, "valid_loss": 0}]
@@ -229,11 +286,27 @@ def test_stop_without_a_run_does_nothing():
 def test_a_second_press_never_starts_two_runs(gated):
     notebook, lab = gated
     lab.train_button.click()
+    until(lambda: "starting…" in lab.progress.value)
     lab.train_button.click()
     assert "Already training" in lab.status.value
+    lab._remark_until = 0.0  # some seconds later
+    notebook.may_go_on.release(1)
+    until(lambda: "Already" not in lab.status.value)
+    assert "Training with" in lab.status.value and "epoch 1 of 50" in lab.progress.value
     notebook.may_go_on.release(10**6)
     lab.wait(PATIENCE)
     assert len(notebook.calls) == len(lab.runs) == 1
+
+
+def test_interrupting_an_idle_kernel_stops_every_lab(gated, monkeypatch):
+    kernel = SimpleNamespace(saved_sigint_handler=None)
+    monkeypatch.setattr(training_lab, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
+    TrainingLab(Notebook().make)
+    _, lab = gated
+    lab.start()
+    until(lambda: lab.runs)
+    kernel.saved_sigint_handler(2, None)
+    assert lab.wait(PATIENCE).runs == [] and "Stopped" in lab.status.value
 
 
 def test_fifty_presses_from_many_threads_never_train_twice_at_once():
@@ -291,7 +364,7 @@ def test_running_the_cell_again_stops_its_earlier_lab(monkeypatch):
             return self.parent
 
     def build(cell, execution, notebook):
-        monkeypatch.setattr(lab_module, "get_ipython", lambda: Shell(cell, execution))
+        monkeypatch.setattr(training_lab, "get_ipython", lambda: Shell(cell, execution))
         return TrainingLab(notebook.make, n_epochs=10**5)
 
     notebooks = [Notebook(valid=unhurried) for _ in range(3)]
@@ -343,6 +416,39 @@ def test_the_loops_own_complaint_about_divergence_is_shown():
     lab = TrainingLab(make).start().wait(PATIENCE)
     assert lab.runs[0].state == "diverged"
     assert "became nan in epoch 2" in lab.status.value
+
+
+@pytest.mark.parametrize(
+    ("settings", "records", "said"),
+    [
+        ({}, [{"valid_loss": 1.0}], "no 'epoch' in a record"),
+        ({}, [{"epoch": 1, "note": "hi"}], "no metric in a record"),
+        ({"metric": "valid_loss"}, [{"epoch": 1, "val_loss": 1.0}], "'valid_loss'.*'val_loss'"),
+        ({}, [{"epoch": 1, "loss": 1.0}, {"epoch": 2}], "metric 'loss' in a record"),
+        ({}, [1, 2], "ValueError|TypeError"),
+        ({}, None, "not iterable"),
+        ({"digits": "three"}, [{"epoch": 1, "loss": 1.0}], "Training failed"),
+    ],
+)
+def test_whatever_goes_wrong_ends_with_its_reason_on_screen(settings, records, said):
+    digits = settings.pop("digits", 3)
+    lab = TrainingLab(lambda **_: (None, records), **settings)
+    lab._plot["digits"] = digits  # as if the lab itself had a fault
+    with pytest.raises(Exception):  # noqa: B017
+        lab.start().wait(PATIENCE)
+    shown = lab.status.value.replace("&#x27;", "'")
+    assert "Training failed" in shown and re.search(said, shown) and 'role="alert"' in shown
+    assert not lab.training and lab.train_button.button_style == "primary"
+
+
+def test_an_empty_validation_part_is_no_divergence():
+    def make(**_):
+        raise ValueError("the validation part is empty")
+
+    lab = TrainingLab(make).start()
+    with pytest.raises(ValueError, match="empty"):
+        lab.wait(PATIENCE)
+    assert "the validation part is empty" in lab.status.value and "diverged" not in lab.status.value
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -408,6 +514,19 @@ def test_clear_while_training_keeps_the_run_under_way(gated):
     notebook.may_go_on.release(10**6)
     lab.wait(PATIENCE)
     assert [run.state for run in lab.runs] == ["finished"]
+
+
+def test_clear_while_training_takes_ghosts_and_table_away():
+    notebook = Notebook()
+    lab = TrainingLab(notebook.make, n_epochs=3).start(lr=0.1).wait(PATIENCE)
+    notebook.may_go_on = threading.Semaphore(0)
+    lab.start(lr=0.2)
+    until(lambda: lab._chart.ghosts)
+    assert len(lab.runs) == 2 and "<table" in lab.table.value
+    lab.clear_button.click()
+    assert not lab._chart.ghosts and lab.table.value == ""
+    notebook.may_go_on.release(10**6)
+    assert "earlier run" not in lab.wait(PATIENCE).picture.tooltip
 
 
 def test_a_sweep_trains_once_for_each_value():
@@ -485,12 +604,14 @@ def test_the_curve_draws_while_it_trains(gated):
     assert re.search(r"epoch [1-9]\d* of 50", lab.progress.value)
 
 
-def test_ghosts_are_labelled_by_what_differs():
+def test_runs_have_a_number_and_say_only_what_differs():
     lab = TrainingLab(Notebook().make, n_epochs=2, controls={"bias": True})
-    lab.start(lr=0.1).wait(PATIENCE)
-    lab.start(lr=0.2).wait(PATIENCE)
+    for lr in (0.1, 0.1, 0.2):
+        lab.start(lr=lr).wait(PATIENCE)
     legend = [t.get_text() for t in lab.figure().ax.get_legend().get_texts()]
-    assert legend[-1] == "lr 0.1"
+    assert legend[-2:] == ["run 1: lr 0.1", "run 2: lr 0.1"]
+    assert lab.figure().ax.get_title(loc="left") == "run 3: lr 0.2"
+    assert re.findall(r"<tr><td>(.*?)</td>", lab.table.value)[-1] == "3: lr 0.2"
 
 
 def test_status_and_progress_are_text_with_a_role():
@@ -503,6 +624,19 @@ def test_the_plain_text_of_a_lab_is_the_same_every_time():
     labs = [TrainingLab(Notebook().make, controls={"bias": True}) for _ in range(2)]
     assert repr(labs[0]) == repr(labs[1]) == "TrainingLab(lr, weight_decay, n_epochs, seed, bias)"
     assert labs[0]._repr_mimebundle_()["text/plain"] == repr(labs[0])
+    assert labs[0]._repr_mimebundle_()["text/html"] == labs[1]._repr_mimebundle_()["text/html"]
+
+
+def test_a_lab_leaves_a_picture_with_alt_text_where_it_cannot_be_drawn(monkeypatch):
+    published = []
+    monkeypatch.setattr(controls, "publish_display_data", published.append)
+    lab = TrainingLab(Notebook().make, baseline=("<table>", 0.9))
+    lab._ipython_display_()
+    widget, picture = published
+    assert set(widget) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
+    assert picture["text/plain"] == lab.picture.tooltip
+    assert 'alt="No epoch of loss to draw yet; &lt;table&gt; 0.900."' in picture["text/html"]
+    assert "run this cell" in picture["text/html"] and 'src="data:image/png' in picture["text/html"]
 
 
 def test_every_control_is_labelled():
@@ -518,34 +652,40 @@ def test_every_control_is_labelled():
 
 
 def test_slider_and_box_agree():
-    slider = LogSlider(1e-4, 0.01, 1.0, "lr")
-    slider.slider.value = 0.123456
-    assert slider.value == slider.box.value == 0.12
+    slider = LogSlider(1e-4, 0.01, 1.0)
+    slider.slider.value = 0.13
+    assert slider.value == slider.box.value == 0.13
     slider.box.value = 0.0333
-    assert slider.value == slider.slider.value == 0.0333
+    assert slider.value == 0.0333 and slider.slider.value == 0.032  # the nearest step
     slider.value = 0.5
     assert slider.slider.value == slider.box.value == 0.5
 
 
-def test_an_exact_value_survives_the_slider_snapping_to_its_nearest_step():
-    slider = LogSlider(1e-4, 0.01, 1.0, "lr")
+def test_an_exact_value_survives_the_slider_going_to_its_nearest_step():
+    slider = LogSlider(1e-4, 0.01, 1.0)
     slider.box.value = 0.0321
-    slider.slider.value = 10**-1.5  # what the front end sends back
+    slider.slider.value = 0.032  # what the front end may send back
     assert slider.value == slider.box.value == 0.0321
-    slider.slider.value = 10**-1.4  # a real move, one step to the right
+    slider.slider.value = 0.04  # a real move
     assert slider.value == slider.box.value == 0.04
+
+
+def test_a_logarithmic_slider_says_its_value():
+    slider = control("lr", (1e-4, 0.01, 1.0))
+    assert slider.slider.label == "0.01" and slider.slider.description == "lr"
+    assert slider.box.description == "exact lr"
 
 
 @pytest.mark.parametrize("exact", [0.0, 1e-9, 50.0])
 def test_an_exact_value_may_lie_off_the_scale(exact):
-    slider = LogSlider(1e-4, 0.01, 1.0, "weight_decay")
+    slider = LogSlider(1e-4, 0.01, 1.0)
     slider.box.value = exact
     assert slider.value == exact
     assert 1e-4 <= slider.slider.value <= 1.0
 
 
 def test_a_negative_value_is_not_taken():
-    slider = LogSlider(1e-4, 0.01, 1.0, "lr")
+    slider = LogSlider(1e-4, 0.01, 1.0)
     slider.box.value = -1.0
     assert slider.value == 0.0
 
@@ -569,7 +709,7 @@ def test_a_widget_is_taken_as_it_is():
     assert control("batch_size", widget) is widget and widget.description == "batch_size"
 
 
-@pytest.mark.parametrize("spec", [(3, 2, 1), (1, 2), "adam", 3, []])
+@pytest.mark.parametrize("spec", [(3, 2, 1), (1, 2), (0, 0, 0), "adam", 3, []])
 def test_a_bad_control_names_itself(spec):
     with pytest.raises((TypeError, ValueError), match="n_factors"):
         control("n_factors", spec)
@@ -579,5 +719,12 @@ def test_a_spread_covers_the_control():
     assert spread(control("k", (1, 8, 64))) == [1, 4, 16, 64]
     assert spread(control("p", (0.0, 0.1, 0.6))) == [0.0, 0.2, 0.4, 0.6]
     assert spread(control("loss", ["a", "b", "c", "d", "e"])) == ["a", "b", "c", "d"]
-    assert spread(LogSlider(1e-6, 0.0, 1e-2, "weight_decay")) == [0.0, 3.3e-5, 1e-4, 3e-4]
+    assert spread(LogSlider(1e-6, 0.0, 1e-2)) == [0.0, 3.3e-5, 1e-4, 3e-4]
     assert spread(widgets.BoundedIntText(5)) == [5, 6, 7, 8]
+
+
+def test_text_is_shown_as_it_is():
+    shown = literal('<b>"$5 & $10"')
+    assert "&lt;b&gt;&quot;$5 &amp; $10&quot;" in shown and "mathjax_ignore" in shown
+    with pytest.raises(ValueError, match="can't be"):
+        put("name", widgets.Text("a"), 3)
