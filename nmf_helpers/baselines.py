@@ -29,14 +29,9 @@ class Baseline:
 
     Raises
     ------
-    RuntimeError
-        Before ``fit``.
-    TypeError
-        For a table instead of a matrix, and ids that are not whole numbers.
-    IndexError
-        For ids out of range.
-    ValueError
-        For a matrix, ids or a setting that cannot be, too little memory, and scores that are NaN.
+    RuntimeError, TypeError, IndexError, ValueError
+        Before ``fit``; for a table, or ids that are not whole numbers; for ids out of range; for
+        another matrix, ids or setting that cannot be, too little memory, and scores that are NaN.
     """
 
     kind: ClassVar[Kind] = "ratings"
@@ -99,8 +94,9 @@ class _Additive(Baseline):
     def _fit(self, train: csr_array) -> None:
         mean = train.data.mean()
         train.data -= mean
-        self.user_bias_, self.item_bias_ = self._biases(train, *_counts(train))
-        self.mean_ = mean
+        rated = pattern(train)
+        biases = self._biases(train, rated.sum(axis=1), rated.sum(axis=0))
+        self.mean_, (self.user_bias_, self.item_bias_) = mean, biases
 
     def _biases(self, deviation: csr_array, per_user: np.ndarray, per_item: np.ndarray) -> Biases:
         """Find the biases from rating - mean and the numbers of ratings."""
@@ -120,15 +116,12 @@ def pattern(matrix: csr_array) -> csr_array:
     return csr_array((np.ones(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
-def _counts(matrix: csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Count the entries of each row and of each column."""
-    return np.diff(matrix.indptr), np.bincount(matrix.indices, minlength=matrix.shape[1])
-
-
+@dataclass(eq=False)
 class GlobalMean(_Additive):
     """The mean of all ratings, for everyone and everything."""
 
 
+@dataclass(eq=False)
 class UserMean(_Additive):
     """The mean of the user's ratings (the mean of all for a user who has none)."""
 
@@ -136,6 +129,7 @@ class UserMean(_Additive):
         return deviation.sum(axis=1) / np.maximum(per_user, 1), np.zeros(len(per_item))
 
 
+@dataclass(eq=False)
 class ItemMean(_Additive):
     """The mean of the item's ratings (the mean of all for an item that has none)."""
 
@@ -183,6 +177,7 @@ class BiasRidge(_Additive):
         return biases[: len(per_user)], biases[len(per_user) :]
 
 
+@dataclass(eq=False)
 class Popularity(_Additive):
     """The number of users who have the item in training."""
 
@@ -190,7 +185,7 @@ class Popularity(_Additive):
 
     def _fit(self, train: csr_array) -> None:
         self.mean_, self.user_bias_ = 0.0, np.zeros(train.shape[0])
-        self.item_bias_ = _counts(train)[1].astype(np.float64)
+        self.item_bias_ = pattern(train).sum(axis=0)
 
 
 @dataclass(eq=False)

@@ -158,6 +158,7 @@ def test_penalties_must_be_above_zero(ratings):
 
 def test_a_baseline_shows_its_settings():
     assert repr(BiasRidge(item_reg=2.0)) == "BiasRidge(user_reg=5.0, item_reg=2.0)"
+    assert repr(Popularity()) == "Popularity()"
 
 
 def test_memory_is_looked_at_before_it_is_asked_for(monkeypatch):
