@@ -11,6 +11,8 @@ import jupytext
 import pytest
 from packaging.requirements import Requirement
 
+from nmf_helpers.course import show
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "nbconvert": "nbconvert-core"}
@@ -124,6 +126,13 @@ def test_workflows_call_what_is_there_on_the_pythons_that_are_supported():
     }
 
 
+def test_without_its_tool_show_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setattr(show, "find_spec", lambda name: None)
+    assert show.show(ROOT / "notebooks/01-encoding.ipynb") == 1
+    (extra,) = re.findall(r'python -m pip install -e "\.\[(\w+)\]"', capsys.readouterr().err)
+    assert "voila" in specifiers(PROJECT["optional-dependencies"][extra])
+
+
 def test_the_citation_names_this_version_and_licence():
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     version = re.search(r'__version__ = "(.+)"', (ROOT / "nmf_helpers/__init__.py").read_text())[1]
@@ -138,7 +147,12 @@ def test_the_files_that_the_recipes_name_are_there():
     assert len(named) > 5
     for name in named:
         inside = [ROOT / name, ROOT / "nmf_helpers" / name]
-        assert name.isupper() or "NAME" in name or "FOLDER" in name or any(path.exists() for path in inside), name
+        assert (
+            name.isupper()
+            or "NAME" in name
+            or "FOLDER" in name
+            or any(path.exists() for path in inside)
+        ), name
 
 
 def test_importing_the_package_is_light():
