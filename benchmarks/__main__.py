@@ -43,12 +43,12 @@ def timed(call: Callable) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
-def bpr(optimizer: str, batch_size: int, n_factors: int = 20, **settings) -> Pipeline:
+def bpr(step: str, batch_size: int, n_factors: int = 20, **settings) -> Pipeline:
     """Return our BPR set up for the implicit split, without weight decay unless asked."""
     settings = {"lr": 0.05, "init_std": 0.1, "n_epochs": 10**6} | settings
     return Pipeline(
-        splits.imp10()[0], loss="bpr", optimizer=optimizer, sparse=True, batch_size=batch_size,
-        n_factors=n_factors, **settings,
+        splits.imp10()[0], loss="bpr", step=step, optimizer="row_sgd", sparse=True,
+        batch_size=batch_size, n_factors=n_factors, **settings,
     )  # fmt: skip
 
 
@@ -60,11 +60,11 @@ def epoch(threads: int, rounds: int) -> list[Row]:
     train, _ = splits.imp10()
     loops: dict[str, Iterator] = {
         "per sample, batch 1024": per_sample.epochs(train, n_factors=20),
-        "ours, autograd, batch 1024": bpr("row_sgd", 1024).epochs(),
-        "ours, autograd, batch 4096": bpr("row_sgd", 4096).epochs(),
-        "ours, autograd, batch 8192": bpr("row_sgd", 8192).epochs(),
-        "ours, by hand, batch 4096": bpr("fused_bpr", 4096).epochs(),
-        "ours, by hand, batch 8192": bpr("fused_bpr", 8192).epochs(),
+        "ours, autograd, batch 1024": bpr("autograd", 1024).epochs(),
+        "ours, autograd, batch 4096": bpr("autograd", 4096).epochs(),
+        "ours, autograd, batch 8192": bpr("autograd", 8192).epochs(),
+        "ours, by hand, batch 4096": bpr("by_hand", 4096).epochs(),
+        "ours, by hand, batch 8192": bpr("by_hand", 8192).epochs(),
     }
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for loop in loops.values():
@@ -79,7 +79,7 @@ def epoch(threads: int, rounds: int) -> list[Row]:
 def evaluation(threads: int, rounds: int) -> list[Row]:
     """AUC and precision of all users, scoring included: a loop over users, and ours."""
     train, test = splits.imp10()
-    pipeline = bpr("fused_bpr", 4096, n_epochs=5).fit()
+    pipeline = bpr("by_hand", 4096, n_epochs=5).fit()
     two = ("auc", "precision@5")
     ways = {
         "per user, roc_auc_score": lambda: per_sample.evaluate(pipeline.model, test, train),
@@ -150,10 +150,10 @@ PARTS = {part.__name__: part for part in (epoch, evaluation, ranking, rating, me
 # --- Their tools ------------------------------------------------------------------------------
 
 
-def quick_bpr(train, test=None, n_epochs: int = 40) -> Pipeline:
+def quick_bpr(train, evaluate_on=None, n_epochs: int = 40) -> Pipeline:
     """Fit BPR in few, large steps: a setting chosen for speed on a part of the training split."""
     return Pipeline(
-        train, test, loss="bpr", optimizer="fused_bpr", sparse=True, batch_size=4096,
+        train, evaluate_on=evaluate_on, loss="bpr", step="by_hand", sparse=True, batch_size=4096,
         n_factors=64, init_std=0.1, lr=0.2, lr_schedule="linear", weight_decay=0.02,
         n_epochs=n_epochs, metrics=("ndcg@10",),
     ).fit()  # fmt: skip
@@ -208,8 +208,8 @@ def _time_to(
         setup, seconds = [], []
         for _ in range(rounds):
             setup.append(timed(lambda fit=fit: fit(train, n_epochs=0))[0])
-            history = fit(train, test).history
-            values = history.column(f"test_{metric}")
+            history = fit(train, evaluate_on={"hidden": test}).history
+            values = history.column(f"hidden_{metric}")
             good = [v <= target if metric == "rmse" else v >= target for v in values]
             if True in good:
                 row["epochs"] = good.index(True) + 1

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse as sp
+from scipy.stats import zscore
 
 from benchmarks import peers, splits, tables
 from nmf_helpers import metrics
-from nmf_helpers.autoencoder import SoftmaxAutoencoder, z_scores
+from nmf_helpers.als import ImplicitALS
 from nmf_helpers.baselines import EASE, BiasRidge, GlobalMean, Popularity
 from nmf_helpers.bayes import BayesianMF
 from nmf_helpers.pipeline import Pipeline
@@ -60,9 +61,9 @@ def tutorial_implicit(train: sp.csr_matrix, seed: int) -> Pipeline:
 
 
 def blend(train: sp.csr_matrix, seed: int) -> np.ndarray:
-    """The softmax autoencoder's and BPR's scores, each made comparable between users, added."""
-    models = SoftmaxAutoencoder(seed=seed).fit(train), implicit(train, seed=seed)
-    return sum(z_scores(model.score_matrix()) for model in models)
+    """The scores of ALS and of BPR, each made comparable between users, added."""
+    models = ImplicitALS(seed=seed).fit(train), implicit(train, seed=seed)
+    return sum(zscore(model.score_matrix(), axis=1) for model in models)
 
 
 MODELS = [
@@ -77,13 +78,8 @@ MODELS = [
     Model("tutorial's settings", tutorial_implicit, "ranking", (0, 1, 2), "tutorial"),
     Model("implicit()", lambda train, seed: implicit(train, seed=seed), "ranking", (0, 1, 2)),
     Model("hogwild()", lambda train, seed: hogwild(train, seed=seed), "ranking", (0, 1, 2)),
-    Model(
-        "softmax autoencoder",
-        lambda train, seed: SoftmaxAutoencoder(seed=seed).fit(train),
-        "ranking",
-        (0, 1, 2),
-    ),
-    Model("softmax autoencoder + implicit()", blend, "ranking", (0, 1, 2)),
+    Model("iALS", lambda train, seed: ImplicitALS(seed=seed).fit(train), "ranking", (0, 1, 2)),
+    Model("iALS + implicit()", blend, "ranking", (0, 1, 2)),
     *(Model(name, fit, "ranking", by="peer") for name, fit in peers.RANKING.items()),
 ]
 SPLITS = {

@@ -34,7 +34,7 @@ known, hidden = full_batch(known), full_batch(hidden)
 def make(lr, weight_decay, n_epochs, seed, n_factors):
     torch.manual_seed(seed)
     model = BiasedMF(*size, n_factors, global_mean=3.5)
-    evaluate = lambda model: {"valid_loss": mean_loss(model, [hidden])}
+    evaluate = lambda model: {"validation_loss": mean_loss(model, [hidden])}
     settings = {"lr": lr, "weight_decay": weight_decay, "n_epochs": n_epochs}
     return model, train(model, [known], evaluate=evaluate, **settings)
 

@@ -21,8 +21,8 @@ import scipy.sparse as sp
 
 SHAPE = 138_493, 26_744
 SETTINGS = {"lr": 0.05, "weight_decay": 0.01, "n_factors": 64}
-HOGWILD = "fused_bpr, 2 workers"
-WAYS = ("fused_bpr", HOGWILD, "row_sgd", "implicit BPR")
+HOGWILD = "by_hand, 2 workers"
+WAYS = ("by_hand", HOGWILD, "autograd", "implicit BPR")
 
 
 def power_law(n: int, seed: int = 0) -> sp.csr_matrix:
@@ -101,8 +101,8 @@ def _ours(train: sp.csr_matrix, way: str, threads: int) -> dict:
 
     torch.set_num_threads(threads)
     pipeline = Pipeline(
-        train, loss="bpr", optimizer=way.split(",")[0], sparse=True, init_std=0.1, batch_size=4096,
-        n_epochs=3, n_workers=2 if way == HOGWILD else 0, **SETTINGS,
+        train, loss="bpr", step=way.split(",")[0], optimizer="row_sgd", sparse=True, init_std=0.1,
+        batch_size=4096, n_epochs=3, n_workers=2 if way == HOGWILD else 0, **SETTINGS,
     )  # fmt: skip
     ends = [time.perf_counter()]
     for _ in pipeline.epochs():

@@ -112,7 +112,7 @@ def speed(results: dict) -> str:
         for row in results["scale, 1 thread"]["rows"]
         if row["interactions"] == 20_000_000
     }
-    for how, way in (("gradient by hand", "fused_bpr"), ("autograd", "row_sgd")):
+    for how, way in (("gradient by hand", "by_hand"), ("autograd", "autograd")):
         rows.append(
             against(
                 f"an epoch of 20 million interactions, 64 factors, {how}, "
@@ -129,7 +129,7 @@ def hogwild(results: dict) -> str:
     runs = {(row["interactions"], row["way"]): row for row in results["scale, 1 thread"]["rows"]}
     rows = []
     for size in dict.fromkeys(size for size, _ in runs):
-        alone, two = runs[size, "fused_bpr"], runs[size, "fused_bpr, 2 workers"]
+        alone, two = runs[size, "by_hand"], runs[size, "by_hand, 2 workers"]
         saved = alone["seconds an epoch"] - two["seconds an epoch"]
         start = two["start seconds"] - alone["start seconds"]
         ahead = f"{math.floor(start / saved) + 1}" if saved > 0 else "never"
