@@ -1,9 +1,11 @@
 """Figures say what they show: alt text, labels and lines against the data they were made from."""
 
 import base64
+import html
 import io
 import sys
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +13,9 @@ import scipy.sparse as sp
 from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
-from nmf_helpers import plots
-from nmf_helpers.plots import best_record, loss_curves, lower_is_better
+from nmf_helpers.lab import plots
+from nmf_helpers.lab.curves import COLOURS, FAINT, Chart, best_record, lower_is_better, shorten
+from nmf_helpers.lab.plots import loss_curves
 
 
 def records(valid, train=None):
@@ -70,6 +73,38 @@ def test_training_and_validation_differ_in_style_as_well_as_colour():
     assert chart.train.get_color() != chart.valid.get_color()
     np.testing.assert_allclose(chart.valid.get_ydata(), [1.12, 0.95, 0.91, 0.93])
     np.testing.assert_allclose(chart.train.get_ydata(), [1.2, 0.9, 0.7, 0.6])
+
+
+def test_no_line_strikes_through_the_best_value():
+    note = loss_curves(DIPPING, baseline=("bias table", 0.905)).note
+    assert note.get_bbox_patch().get_facecolor()[:3] == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "history", "said"),
+    [
+        ({"metric": "valid_loss"}, [{"epoch": 1, "val_loss": 1.0}], "'valid_loss'.*'val_loss'"),
+        ({}, [{"valid_loss": 1.0}], "'epoch'.*'valid_loss'"),
+        ({}, [{"epoch": 1, "seconds": 2.0}], "no metric"),
+    ],
+)
+def test_a_number_nobody_recorded_is_named_with_those_that_are(settings, history, said):
+    with pytest.raises(ValueError, match=said):
+        loss_curves(history, **settings)
+
+
+def test_a_number_may_be_missing_in_some_epochs():
+    chart = loss_curves([{"epoch": 1, "auc": 0.5}, {"epoch": 2}, {"epoch": 3, "auc": None}])
+    assert (
+        chart.metric == "auc" and chart.alt == "Validation loss stays at 0.500 over epochs 1 to 1."
+    )
+    assert loss_curves(DIPPING).metric == "valid_loss"
+
+
+def test_what_is_better_can_be_said():
+    rising = [{"epoch": e, "surprise": v} for e, v in enumerate([0.3, 0.1, 0.2], 1)]
+    assert "highest 0.300" in loss_curves(rising).alt
+    assert "lowest 0.100" in loss_curves(rising, lower_is_better=True).alt
 
 
 def test_the_best_epoch_is_marked():
@@ -159,30 +194,85 @@ def test_losses_and_errors_are_better_when_lower(name):
 # -- how a chart reaches a notebook ---------------------------------------------------------------
 
 
-def test_a_notebook_gets_a_png_with_the_alt_text_as_its_plain_text():
-    chart = loss_curves(DIPPING)
+def test_a_notebook_gets_a_picture_whose_alt_text_a_screen_reader_finds():
+    chart = loss_curves(DIPPING, baseline=('"<b>"', 1.0))
     data, metadata = DisplayFormatter().format(chart)
-    assert data["text/plain"] == chart.alt
-    assert metadata["image/png"]["alt"] == chart.alt
+    assert data["text/plain"] == chart.alt == metadata["image/png"]["alt"]
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
-    assert "text/html" not in data
+    assert f'alt="{html.escape(chart.alt)}"' in data["text/html"]
+    assert f'src="data:image/png;base64,{data["image/png"]}"' in data["text/html"]
+    assert 'data-jp-theme-light="false"' in data["text/html"]  # and is inverted in a dark theme
 
 
-def test_pictures_are_opaque_and_stay_legible_under_a_dark_style_sheet():
-    import matplotlib
+def contrast(colour):
+    """Contrast with white, after WCAG 2."""
+    rgb = np.array(matplotlib.colors.to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05)
 
-    with matplotlib.rc_context({"text.color": "white", "axes.facecolor": "black"}):
-        chart = loss_curves(DIPPING, baseline=("bias table", 1.0))
-    assert chart.ax.get_facecolor() == (1, 1, 1, 1)
-    assert all(t.get_color() != "white" for t in chart.ax.texts)
-    assert pixels(chart.png()).shape[2] == 3
+
+@pytest.mark.parametrize("colour", [*COLOURS, FAINT])
+def test_every_line_and_marker_stands_out(colour):
+    assert contrast(colour) >= 3
+
+
+STYLES = [
+    {"text.usetex": True},
+    {"font.family": "No Such Font", "axes.formatter.use_mathtext": True},
+    {"text.color": "white", "axes.facecolor": "black", "figure.facecolor": "black"},
+    {"path.sketch": (1, 100, 2), "axes.grid": False, "figure.autolayout": True},
+]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_pictures_are_the_same_whatever_style_the_reader_has_switched_on(style):
+    def draw():
+        own = Chart()
+        axes = plots.style(own.subplots(), xlabel="$5", ylabel="y")
+        axes.set_title("no $formula", color="black")
+        ghosts, own_is_drawn = {"$1": DIPPING}, own.png().startswith(b"\x89PNG")
+        charts = [
+            loss_curves(DIPPING, baseline=("table", 1.0), ghosts=ghosts, title="a $b$"),
+            plots.learned_biases(np.array([1.0, -1.0]), ["$5 to $10", "$$"]),
+            plots.score_chart({"$a$": 0.1, "b": 0.2}, xlabel="$x$"),
+        ]
+        return [chart.png() for chart in charts], own_is_drawn
+
+    plain = draw()
+    with matplotlib.rc_context(style):
+        assert draw() == plain
+
+
+def test_a_dollar_sign_is_a_dollar_sign():
+    with_one = plots.learned_biases(np.array([0.3, -0.2]), ["From $5 to $10", "Bada$$"])
+    with_one.png()
+    labels = with_one.axes[0].get_yticklabels()
+    assert [t.get_text() for t in labels] == ["Bada$$", "From $5 to $10"]
+    assert not any(t.get_parse_math() for t in with_one.findobj(matplotlib.text.Text))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a\n b\tc", "a b c"), ("x" * 30, "x" * 9 + "…"), ("a\x00\u202eb", "a b"), (1917, "1917")],
+)
+def test_any_text_comes_on_one_short_line(text, shown):
+    assert shorten(text, 10) == shown
+
+
+def test_titles_are_taken_by_place():
+    titles = pd.Series(["Zorro", "Alien", "Heat"]).sort_values()  # Alien, Heat, Zorro
+    biases = np.array([0.9, 0.1, -0.9])
+    given = plots.learned_biases(biases, titles).alt
+    assert given == plots.learned_biases(pd.Series(biases, [7, 8, 9]), titles.tolist()).alt
+    with pytest.raises(ValueError, match="2 titles for 3 items"):
+        plots.learned_biases(biases, ["A", "B"])
 
 
 def test_drawing_never_imports_pyplot():
     import subprocess
 
     code = (
-        "import sys; from nmf_helpers.plots import loss_curves;"
+        "import sys; from nmf_helpers.lab.plots import loss_curves;"
         "loss_curves([{'epoch': 1, 'valid_loss': 1.0}]).png();"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
@@ -207,26 +297,6 @@ def test_learned_biases_name_the_extremes():
     assert labels == ["B", "D"]
 
 
-def test_the_projection_is_principal_components():
-    from sklearn.decomposition import PCA
-
-    vectors = np.random.default_rng(0).normal(size=(60, 5)) * [5, 3, 1, 1, 1]
-    ours, theirs = plots.project(vectors), PCA(2).fit_transform(vectors)
-    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-9)
-    mirrored = plots.project(vectors * [-1, 1, -1, 1, 1])  # a model whose factors came out negative
-    np.testing.assert_allclose(mirrored, ours)
-
-
-def test_a_factor_map_names_films_without_covering_one_with_another():
-    points = np.array([[0.0, 0.0], [0.001, 0.0], [1.0, 1.0]])
-    groups = {"Horror": np.array([0, 1]), "Comedy": np.array([2])}
-    chart = plots.factor_map(points, ["one", "two", "three"], groups=groups, named=[0, 1, 2])
-    assert [t.get_text() for t in chart.axes[0].texts] == ["one", "three"]
-    assert chart.alt == (
-        "Map of 3 films: Horror centred at (+0.00, +0.00); Comedy centred at (+1.00, +1.00)."
-    )
-
-
 def test_scores_are_ordered_best_first_with_the_spread_of_seeds():
     chart = plots.score_chart(
         {"table": 0.88, "MF": [0.92, 0.90], "best": 0.86},
@@ -240,6 +310,8 @@ def test_scores_are_ordered_best_first_with_the_spread_of_seeds():
     assert top == "best"
     scored = plots.score_chart({"a": 0.1, "b": 0.3}, xlabel="nDCG@10")
     assert scored.alt == "nDCG@10, best first: b 0.300; a 0.100."
+    said = plots.score_chart({"a": 0.1, "b": 0.3}, xlabel="surprise", lower_is_better=True)
+    assert said.alt == "surprise, best first: a 0.100; b 0.300."
 
 
 def test_by_popularity_reports_both_ends():

@@ -255,6 +255,8 @@ class LossCurves(Chart):
     def show(self, history: History) -> "LossCurves":  # type: ignore[override]
         """Draw `history` from now on; the axes move only if it would not fit."""
         records, ghosts = records_of(history), self.ghosts.values()
+        if records and not self.metric:
+            self.metric = pick_metric(records[0], None, self.train_metric)
         epochs, valid = column(records, "epoch"), column(records, self.metric)
         train = column(records, self.train_metric)
         self.valid.set_data(epochs, valid)
@@ -305,7 +307,7 @@ class LossCurves(Chart):
         room = 0.1 * (high - low) or 0.1 * abs(high) or 0.1
         floor, ceiling = self._settled
         if low < floor or high > ceiling or high - low < 0.3 * (ceiling - floor):
-            floor = max(low - 2 * room, 0.0) if low >= 0 else low - 2 * room
+            floor = max(low - 2.5 * room, 0.0 if low >= 0 else -math.inf)
             self._settled = floor, high + room
         return self._settled
 

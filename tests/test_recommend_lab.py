@@ -5,18 +5,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from nmf_helpers.als import ImplicitALS
 from nmf_helpers.baselines import EASE
-from nmf_helpers.explore import (
-    N_FOUND,
-    N_RATED,
-    THUMBS,
-    FactorLab,
-    Films,
-    FoldInFactors,
-    FoldInWeights,
-    RecommendLab,
-    readable,
-)
+from nmf_helpers.lab import FactorLab, FoldInWeights, RecommendLab
+from nmf_helpers.lab.factor_lab import project
+from nmf_helpers.lab.items import Items
+from nmf_helpers.lab.recommend_lab import N_ROWS, THUMBS
 
 MOVIES = pd.DataFrame(
     {
@@ -59,29 +53,39 @@ def test_folding_into_ease_gives_a_training_user_her_own_scores():
         np.testing.assert_allclose(folded, scores[user], atol=1e-5)
 
 
-def test_folding_into_factors_is_ridge_regression():
-    from sklearn.linear_model import Ridge
-
-    rng = np.random.default_rng(1)
-    factors, biases = rng.normal(size=(20, 4)), rng.normal(size=20)
-    items, stars = np.array([3, 7, 8, 15, 2]), np.array([5.0, 1.0, 4.0, 2.5, 3.0])
-    ridge = Ridge(alpha=0.7, fit_intercept=False)
-    user = ridge.fit(factors[items], stars - 3.5 - biases[items]).coef_
-    fold_in = FoldInFactors(factors, biases, mean=3.5, l2=0.7)
-    np.testing.assert_allclose(fold_in(items, stars), 3.5 + biases + factors @ user)
-
-
 def test_explanations_add_up_to_the_score():
     rng = np.random.default_rng(2)
     items, stars = np.array([1, 4, 5]), np.array([5.0, 2.0, 4.0])
-    by_weights = FoldInWeights(rng.normal(size=(9, 9)).astype(np.float32))
-    by_factors = FoldInFactors(rng.normal(size=(9, 3)), mean=3.0)
-    for fold_in, base in ((by_weights, 0.0), (by_factors, 3.0)):
-        scores = fold_in(items, stars)
-        for item in range(9):
-            parts = fold_in.explain(item, items, stars)
-            assert parts.shape == (3,)
-            assert base + parts.sum() == pytest.approx(scores[item], abs=1e-5)
+    fold_in = FoldInWeights(rng.normal(size=(9, 9)).astype(np.float32))
+    scores = fold_in(items, stars)
+    for item in range(9):
+        parts = fold_in.explain(item, items, stars)
+        assert parts.shape == (3,) and parts.sum() == pytest.approx(scores[item], abs=1e-5)
+
+
+def test_a_model_of_likes_is_told_only_what_is_liked():
+    class Likes:
+        def fold_in(self, items):
+            self.folded = items.tolist()
+            return np.arange(float(N))
+
+        def explain(self, item, items):
+            self.explained = items.tolist()
+            return np.array([1.0, 2.0])
+
+    lab = RecommendLab(model := Likes(), MOVIES, POPULARITY, k=2)
+    table = (
+        lab.rate("Alien", 4).rate("Shrek", 1).rate("Amélie", 3).rate("Aliens", 5).recommendations()
+    )
+    assert model.folded == model.explained == [1, 2]
+    assert list(table["title"]) == ["", "Toy Story"] and set(table["because"]) == {"Aliens"}
+
+
+def test_implicit_als_serves_as_it_is():
+    likes = sp.csr_array((np.random.default_rng(0).random((30, N)) < 0.5).astype(np.float32))
+    lab = RecommendLab(ImplicitALS(n_factors=3).fit(likes), MOVIES, POPULARITY)
+    assert len(lab.rate("Alien", 2).recommendations()) == N - 1 and "After" in lab.status.value
+    assert len(lab.rate("Shrek", 5).recommendations()) == N - 2 and "After" in lab.status.value
 
 
 def test_a_low_rating_counts_against():
@@ -100,13 +104,13 @@ def test_before_any_rating_everybody_gets_the_most_rated(lab):
 def test_a_press_changes_the_list_at_once(lab):
     lab.query.value = "alien"
     rows = [row for row in lab.found if row.item is not None]
-    assert [lab.films.names[row.item] for row in rows] == ["Aliens (1986)", "Alien (1979)"]
+    assert [lab.items.names[row.item] for row in rows] == ["Aliens (1986)", "Alien (1979)"]
     before = lab.lists.value
     rows[1].buttons.value = 5.0
     assert lab.ratings == {1: 5.0}
     assert lab.lists.value != before
     assert list(lab.recommendations()["title"])[:2] == ["Aliens", "The Matrix"]
-    assert "because you liked Alien" in lab.lists.value
+    assert "because you liked <bdi" in lab.lists.value and ">Alien<" in lab.lists.value
 
 
 def test_a_rated_film_is_not_recommended(lab):
@@ -139,6 +143,93 @@ def test_a_search_shows_ratings_given_before(lab):
     assert {row.item: row.buttons.value for row in lab.found[:2]} == {2: 0.0, 1: 3.0}
 
 
+def enter(lab):
+    lab.query._handle_custom_msg({"event": "submit"}, [])
+
+
+def test_enter_and_a_digit_rate_the_first_film_found(lab):
+    lab.query.value = "alien"
+    enter(lab)
+    assert "Aliens (1986): press 1 to 5" in lab.hint.value
+    lab.query.value = "alien4"
+    assert lab.ratings == {2: 4.0} and lab.query.value == "" and lab.hint.value.count("press") == 0
+
+
+def test_enter_may_overtake_the_last_letters(lab):
+    lab.query.value = "a"
+    enter(lab)
+    lab.query.value = "ali"
+    lab.query.value = "aliens3"
+    assert lab.ratings == {2: 3.0}
+
+
+def test_digits_are_searched_for_until_enter_is_pressed(lab):
+    lab.query.value = "1"
+    assert lab.ratings == {} and "press" not in lab.hint.value
+    enter(lab)
+    lab.query.value = "shrek"
+    lab.query.value = "shrek5"
+    assert lab.ratings == {}
+
+
+def test_a_misspelled_film_keeps_the_list_and_is_guessed(lab):
+    lab.query.value = "alien"
+    lab.query.value = "alienz"
+    assert "did you mean Alien (1979)?" in lab.hint.value
+    assert [row.item for row in lab.found[:3]] == [1, 2, None]
+    lab.query.value = "shrekk"
+    enter(lab)
+    lab.query.value = "shrekk5"
+    assert lab.ratings == {5: 5.0}
+
+
+@pytest.mark.parametrize(
+    ("item", "stars"),
+    [
+        (318, 5), (-1, 5), (1.5, 5), ("???", 5), ("", 5), (" ", 5), ("Shreck", 5),
+        ("Alien", 6), ("Alien", -1), ("Alien", float("nan")), ("Alien", "5"),
+    ],
+)  # fmt: skip
+def test_a_rating_that_fails_changes_nothing(lab, item, stars):
+    shown = lab.rate("Shrek", 3).lists.value
+    with pytest.raises((ValueError, IndexError, TypeError)):
+        lab.rate(item, stars)
+    assert lab.ratings == {5: 3.0} and lab.lists.value == shown
+    assert lab.rate("Alien", 5).ratings == {5: 3.0, 1: 5.0}
+
+
+def test_a_list_is_rather_short_than_filled_with_what_was_rated(lab):
+    for title in ("Alien", "Aliens", "Shrek", "Toy Story", "Amélie"):
+        lab.rate(title, 5)
+    assert set(lab.recommendations()["title"]) == {"The Matrix", ""}
+
+
+@pytest.mark.parametrize(
+    "scores", [np.full(N, np.nan), np.zeros(3), np.r_[np.zeros(N - 1), np.nan]]
+)
+def test_scores_that_are_none_are_refused_on_screen(lab, scores):
+    lab._recommend = lambda items, stars: scores
+    lab.rate("Alien", 5)
+    assert 'role="alert"' in lab.status.value and f"each of {N} films" in lab.status.value
+    assert lab.lists.value == ""
+    with pytest.raises(ValueError, match="NaN in scores of shape"):
+        lab.recommendations()
+
+
+ODD = ["$5 & <b>$10</b>", "line\nbreak", "شباب", "long " * 60, 1917, None, "x" * 200]
+
+
+def test_titles_are_text_whatever_is_in_them():
+    films = MOVIES.assign(title=ODD, year=["1999?", 2001, 2001.0, None, "", 1917, 2000])
+    lab = RecommendLab(FoldInWeights(np.ones((N, N))), films.sort_values("genres"), POPULARITY)
+    for text in (lab.lists.value, *(row.name.value for row in lab.found)):
+        assert "<b>$" not in text and "\n" not in text
+    assert "$5 &amp; &lt;b&gt;$10&lt;/b&gt;" in lab.lists.value and "1917" in lab.lists.value
+    assert lab.items.names == Items(films.sort_values("genres").reset_index(), POPULARITY).names
+    chart = FactorLab(films, POPULARITY, np.random.default_rng(0).normal(size=(N, 2)))
+    assert bytes(chart.picture.value).startswith(b"\x89PNG") and "alert" not in chart.ends.value
+
+
 def test_start_over_forgets(lab):
     lab.rate("Alien", 3)
     lab.query.value = "shrek"
@@ -147,7 +238,7 @@ def test_start_over_forgets(lab):
 
 
 def test_more_ratings_than_rows_still_count(weights):
-    n = N_RATED + 3
+    n = N_ROWS + 3
     movies = pd.DataFrame(
         {"title": [f"Film {i}" for i in range(n + 2)], "year": 2000, "genres": "x"}
     )
@@ -161,19 +252,13 @@ def test_more_ratings_than_rows_still_count(weights):
     for i in range(n):
         lab.rate(i, 4)
     assert list(seen[0][0]) == list(range(n)) and seen[0][1].dtype == float
-    assert [row.item for row in lab.mine] == list(range(n - 1, n - 1 - N_RATED, -1))
+    assert [row.item for row in lab.mine] == list(range(n - 1, n - 1 - N_ROWS, -1))
 
 
 def test_thumbs_serve_as_well_as_stars(weights):
     lab = RecommendLab(FoldInWeights(weights), MOVIES, POPULARITY, scale=THUMBS)
     lab.found[0].buttons.value = THUMBS["👎"]
     assert lab.ratings == {4: 1.0}
-
-
-def test_an_error_in_the_model_is_shown(lab):
-    lab._recommend = lambda items, stars: np.zeros(3)
-    lab.rate("Alien", 5)
-    assert "ValueError" in lab.status.value and "7 films" in lab.status.value
 
 
 def test_every_button_says_which_film_it_rates(lab):
@@ -199,22 +284,22 @@ def test_the_plain_text_of_the_labs_is_fixed(lab):
     ],
 )
 def test_a_search_is_easy_on_spelling(text, titles):
-    films = Films(MOVIES, POPULARITY)
-    assert [films.titles[i] for i in films.search(text)] == titles
+    items = Items(MOVIES, POPULARITY)
+    assert [items.titles[i] for i in items.search(text, 9)] == titles
 
 
 def test_an_empty_search_offers_what_is_known_best():
-    films = Films(MOVIES, POPULARITY)
-    assert films.search("") == [4, 0, 2, 1, 5, 3, 6][:N_FOUND]
+    items = Items(MOVIES, POPULARITY)
+    assert items.search("", 4) == [4, 0, 2, 1]
 
 
 def test_an_unknown_title_suggests_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'Shrek"):
-        Films(MOVIES, POPULARITY).find("Shreck")
+        Items(MOVIES, POPULARITY).find("Shreck")
 
 
 def test_films_without_year_or_title_do_no_harm():
-    assert Films(MOVIES, POPULARITY).names[6] == ""
+    assert Items(MOVIES, POPULARITY).names[6] == ""
 
 
 @pytest.mark.parametrize(
@@ -229,14 +314,14 @@ def test_films_without_year_or_title_do_no_harm():
     ],
 )
 def test_articles_go_to_the_front(stored, shown):
-    assert readable(stored) == shown
+    assert Items(MOVIES.assign(title=stored), POPULARITY).titles[0] == shown
 
 
 def test_movies_in_another_shape_are_refused():
     with pytest.raises(ValueError, match="genres"):
-        Films(MOVIES.drop(columns="genres"), POPULARITY)
+        Items(MOVIES.drop(columns="genres"), POPULARITY)
     with pytest.raises(ValueError, match="7 rows and popularity 3"):
-        Films(MOVIES, POPULARITY[:3])
+        Items(MOVIES, POPULARITY[:3])
 
 
 # -- the factor map -------------------------------------------------------------------------------
@@ -278,12 +363,41 @@ def test_a_searched_film_is_named_first(factor_lab):
     assert names[0] == "Amélie (2001)"
 
 
+def test_no_name_covers_another(factor_lab):
+    factor_lab._vectors["after training"][:, :2] = 0.0  # all in one place
+    assert len(factor_lab.figure().axes[0].texts) == 1
+
+
 def test_fewer_films_can_be_shown(factor_lab):
-    factor_lab.n_films.value = 3
+    factor_lab.n_items.value = 3
     items, points = factor_lab.points()
     assert list(items) == [4, 0, 2] and points.shape == (3, 2)
 
 
-def test_vectors_of_another_shape_are_refused():
+@pytest.mark.parametrize("before", [np.zeros((3, 2)), np.zeros(N), np.full((N, 2), np.nan)])
+def test_vectors_without_a_map_are_refused(before):
     with pytest.raises(ValueError, match="before training"):
-        FactorLab(MOVIES, POPULARITY, np.zeros((N, 2)), np.zeros((3, 2)))
+        FactorLab(MOVIES, POPULARITY, np.zeros((N, 2)), before)
+
+
+def test_one_factor_is_a_map_of_one_direction():
+    lab = FactorLab(MOVIES, POPULARITY, np.arange(float(N))[:, None])
+    _, points = lab.points()
+    assert np.ptp(points[:, 0]) == N - 1 and not points[:, 1].any()
+    assert lab.across.options[-1] == ("factor 1", 0) and "alert" not in lab.ends.value
+
+
+def test_an_error_is_shown_on_the_page(factor_lab):
+    factor_lab.figure = None
+    factor_lab.n_items.value = 3
+    assert 'role="alert"' in factor_lab.ends.value and "TypeError" in factor_lab.ends.value
+
+
+def test_the_projection_is_principal_components():
+    from sklearn.decomposition import PCA
+
+    vectors = np.random.default_rng(0).normal(size=(60, 5)) * [5, 3, 1, 1, 1]
+    ours, theirs = project(vectors), PCA(2).fit_transform(vectors)
+    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-9)
+    mirrored = project(vectors * [-1, 1, -1, 1, 1])  # a model whose factors came out negative
+    np.testing.assert_allclose(mirrored, ours)
