@@ -154,6 +154,8 @@ def test_penalties_must_be_above_zero(ratings):
     ):
         with pytest.raises(ValueError, match=f"^{setting} must be a number, above 0, not"):
             baseline.fit(ratings)
+        with pytest.raises(RuntimeError, match="call fit"):
+            baseline.predict([0], [0])
 
 
 def test_a_baseline_shows_its_settings():
