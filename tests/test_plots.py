@@ -46,11 +46,8 @@ def test_the_alt_text_tells_the_course_of_the_curve():
         "Validation RMSE falls from 1.12 to 0.93 over epochs 1 to 4, lowest 0.91 at epoch 3; "
         "training RMSE ends at 0.60; bias table 0.96."
     )
-
-
-def test_the_alt_text_does_not_give_one_number_twice():
-    chart = loss_curves(records([1.12, 0.931, 0.934], [1.2, 0.9, 0.7]), digits=2)
-    assert "lowest" not in chart.alt
+    level = records([1.12, 0.931, 0.934])  # with two digits no number is given twice
+    assert "lowest" not in loss_curves(level, digits=2).alt
 
 
 def test_the_alt_text_of_a_score_looks_for_the_highest():
@@ -73,6 +70,7 @@ def test_training_and_validation_differ_in_style_as_well_as_colour():
     assert chart.train.get_color() != chart.valid.get_color()
     np.testing.assert_allclose(chart.valid.get_ydata(), [1.12, 0.95, 0.91, 0.93])
     np.testing.assert_allclose(chart.train.get_ydata(), [1.2, 0.9, 0.7, 0.6])
+    assert (list(chart.best.get_xdata()), list(chart.best.get_ydata())) == ([3], [0.91])
 
 
 def test_no_line_strikes_through_the_best_value():
@@ -107,11 +105,6 @@ def test_what_is_better_can_be_said():
     assert "lowest 0.100" in loss_curves(rising, lower_is_better=True).alt
 
 
-def test_the_best_epoch_is_marked():
-    chart = loss_curves(DIPPING)
-    assert (list(chart.best.get_xdata()), list(chart.best.get_ydata())) == ([3], [0.91])
-
-
 def test_baselines_are_labelled_lines():
     chart = loss_curves(DIPPING, baseline={"bias table": 0.88, "global mean": 1.05})
     heights = [line.get_ydata()[0] for line in chart.ax.lines if len(set(line.get_ydata())) == 1]
@@ -126,12 +119,6 @@ def test_ghosts_carry_their_settings_in_the_legend():
     assert "2 earlier runs" in chart.alt
     styles = [line.get_linestyle() for line in chart.ax.lines if line.get_label().startswith("lr")]
     assert len(styles) == 2
-
-
-def test_axes_can_be_fixed():
-    chart = loss_curves(DIPPING, n_epochs=50, ylim=(0.5, 1.5))
-    assert chart.ax.get_ylim() == (0.5, 1.5)
-    assert 50 <= chart.ax.get_xlim()[1] < 55
 
 
 def test_an_enormous_first_epoch_does_not_flatten_the_rest():
@@ -238,17 +225,9 @@ def test_pictures_are_the_same_whatever_style_the_reader_has_switched_on(style):
         ]
         return [chart.png() for chart in charts], own_is_drawn
 
-    plain = draw()
+    plain, _ = draw()
     with matplotlib.rc_context(style):
-        assert draw() == plain
-
-
-def test_a_dollar_sign_is_a_dollar_sign():
-    with_one = plots.learned_biases(np.array([0.3, -0.2]), ["From $5 to $10", "Bada$$"])
-    with_one.png()
-    labels = with_one.axes[0].get_yticklabels()
-    assert [t.get_text() for t in labels] == ["Bada$$", "From $5 to $10"]
-    assert not any(t.get_parse_math() for t in with_one.findobj(matplotlib.text.Text))
+        assert draw() == (plain, True)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def clean_copy(path: Path) -> Any:
     from nbconvert import preprocessors as steps
 
     try:
-        notebook = nbformat.from_dict(json.loads(path.read_text("utf-8")))
+        notebook = nbformat.read(path, as_version=4)
         steps.TagRemovePreprocessor(remove_cell_tags=TEACHERS).preprocess(notebook, {})
         steps.ClearOutputPreprocessor().preprocess(notebook, {})
         for cell in notebook.cells:
@@ -141,7 +141,8 @@ def open_lab(copy: Path, browser: bool = True) -> None:
         options = [f"--ServerApp.root_dir={copy.parent}", f"--ServerApp.open_browser={browser}"]
         page = f"--LabApp.default_url=/lab/tree/{quote(copy.name)}"
         server = LabApp.initialize_server(argv=[*OPTIONS, *options, page])
-        print(f"JupyterLab: {server.local_url}\nCtrl-C ends it.", flush=True)
+        said = f"JupyterLab: {server.local_url}\nCtrl-C ends it."
+        server.io_loop.add_callback(print, said, flush=True)  # as soon as it listens
         server.start()
 
 

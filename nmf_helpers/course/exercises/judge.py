@@ -111,9 +111,9 @@ def _try(look: Callable | None, answer: Callable, inputs: tuple) -> Any:
             got = ask(*copy.deepcopy(inputs))
         except (AttributeError, TypeError):  # where lists are given, arrays may be expected
             got = ask(*(np.array(i) if isinstance(i, list) else copy.deepcopy(i) for i in inputs))
-    for value in inputs:
-        if hasattr(value, "columns") and set(getattr(got, "index", ())) == set(value.index):
-            got = got.reindex(value.index)  # pandas goes by labels, whatever the order of rows
+    table = next((value for value in inputs if isinstance(value, pd.DataFrame)), None)
+    if isinstance(got, pd.Series) and table is not None and set(got.index) == set(table.index):
+        return got.reindex(table.index)  # pandas goes by labels, whatever the order of the rows
     return got
 
 

@@ -17,12 +17,13 @@ SCORES = np.array([[0.9, 0.8, 0.7, 0.1], [0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0
 TEST = np.array([[0, 1, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0]])
 TRAIN = np.array([[1, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0]])
 rng = np.random.default_rng(7)
-vectors, scores, kind = rng.normal(size=(3, 5)), rng.random((20, 12)), rng.integers(0, 4, (20, 12))
+vectors, scores = rng.normal(size=(3, 5)), rng.normal(size=(20, 12))
+kind = rng.integers(0, 4, (20, 12))
 # A small one, of the kind that the notebooks have: items 2 and 4, and items 1 and 3.
 RATED = pd.DataFrame({"userId": [0, 0, 1, 1], "movieId": [2, 4, 1, 3], "rating": 5.0})
 MATRIX = interaction_matrix(RATED, threshold=4, shape=(2, 6))
 RATED_BY = "one user with items 2 and 4, and one with 1 and 3"
-BOTH = np.array([[0.1, 0.2, 0.9, 0.3, 0.8, 0.4], [0.4, 0.9, 0.3, 0.8, 0.2, 0.1]])
+BOTH = np.array([[0.1, -0.2, 0.9, -0.3, 0.8, -0.4], [-0.4, 0.9, -0.3, 0.8, 0.2, -0.1]])
 
 
 # 1. Chain rule: the loss by the difference x, times x by p.

@@ -1,0 +1,316 @@
+"""A student's folder: clean copies, never overwritten, never paired; opened by the right Python."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from nmf_helpers.course import exercises, start
+from nmf_helpers.course.exercises.judge import EXERCISES
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = start.find_notebooks()
+ANSWER = "share_filled = 42  # my answer"
+
+
+def write(path, *cells, **metadata):
+    nbformat.write(new_notebook(cells=list(cells), metadata=metadata), path)
+    return path
+
+
+def put_answer(path, source=ANSWER):
+    notebook = nbformat.read(path, 4)
+    notebook.cells.append(new_code_cell(source))
+    nbformat.write(notebook, path)
+
+
+def sources(path, kind="code"):
+    return [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == kind]
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """A small course, as a wheel brings it: a notebook and a page."""
+    monkeypatch.setattr(start, "INSTALLED", tmp_path / "installed")
+    start.INSTALLED.mkdir()
+    write(start.INSTALLED / "01-encoding.ipynb", new_code_cell("first = 1"))
+    write(start.INSTALLED / "glossary.ipynb", new_markdown_cell("# Glossary"))
+    return start.INSTALLED
+
+
+@pytest.fixture
+def folder(course, tmp_path):
+    start.copy_notebooks(tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+# -- a clean copy ---------------------------------------------------------------------------------
+
+
+def test_nothing_of_the_maker_stays_in_a_copy(tmp_path):
+    printed = new_output("stream", text="best 0.923")
+    source = write(
+        tmp_path / "01-mine.ipynb",
+        new_markdown_cell("for everybody", metadata={"slideshow": {"slide_type": "slide"}}),
+        new_code_cell("answer = 42", metadata={"tags": ["solution"]}),
+        new_markdown_cell("ask the back row", metadata={"tags": ["instructor", "other"]}),
+        new_code_cell("1 + 1", metadata={"tags": ["other"], "execution": {"at": "9.23"}},
+                      outputs=[printed], execution_count=923),
+        kernelspec={"name": "lab-923", "display_name": "Anna's", "language": "python"},
+        language_info={"name": "python", "version": "9.23"},
+        widgets={"application/vnd.jupyter.widget-state+json": {"state": {"a": "0.923"}}},
+        maker="/home/anna/923",
+    )  # fmt: skip
+    copy = start.clean_copy(source)
+    nbformat.validate(copy)
+    assert [cell.source for cell in copy.cells] == ["for everybody", "1 + 1"]
+    assert [dict(cell.metadata) for cell in copy.cells] == [{}, {"tags": ["other"]}]
+    assert copy.metadata.kernelspec.name == "python3"
+    assert not re.search("923|23|anna", nbformat.writes(copy).replace(str(copy.cells[1].id), ""))
+
+
+@pytest.mark.parametrize("number", NOTEBOOKS)
+def test_a_copy_has_the_code_that_is_tested_no_output_and_no_solution(number, tmp_path):
+    nbformat.write(start.clean_copy(NOTEBOOKS[number]), tmp_path / "copy.ipynb")
+    code = sources(tmp_path / "copy.ipynb")
+    assert code == sources(NOTEBOOKS[number])
+    for cell in nbformat.read(tmp_path / "copy.ipynb", 4).cells:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
+    for name in exercises.names():
+        if name.startswith(f"{number}."):
+            assert f'check("{name}", ' in "\n".join(code)
+            assert not any(EXERCISES[name].source() in f"{cell}\n" for cell in code)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda cells: cells[1].pop("source"), r"01-x\.ipynb, cell 2 is broken: .*source"),
+        (lambda cells: cells[0].update(cell_type="poem"), r"01-x\.ipynb, cell 1 is broken: .*poem"),
+        (lambda cells: cells.append("x"), r"01-x\.ipynb is broken: "),
+    ],
+)
+def test_a_broken_notebook_is_named_with_its_cell(tmp_path, damage, said):
+    path = write(tmp_path / "01-x.ipynb", new_markdown_cell("a"), new_markdown_cell("b"))
+    notebook = json.loads(path.read_text("utf-8"))
+    damage(notebook["cells"])
+    path.write_text(json.dumps(notebook))
+    with pytest.raises(ValueError, match=said):
+        start.clean_copy(path)
+
+
+def test_what_is_no_notebook_and_an_empty_course_are_named(course):
+    (course / "glossary.ipynb").write_text("# a text")
+    with pytest.raises(ValueError, match=r"glossary\.ipynb is no notebook"):
+        start.clean_copy(course / "glossary.ipynb")
+    for path in course.iterdir():
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="install the course again"):
+        start.find_notebooks()
+
+
+def test_a_clean_copy_runs_from_nothing_to_its_end(tmp_path):
+    from nbclient import NotebookClient
+
+    notebook = start.clean_copy(NOTEBOOKS["1"])
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
+    said = "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", ()))
+    for name in ("1.1", "1.2", "1.3"):
+        assert f"{name}: not attempted yet" in said
+
+
+# -- copies ---------------------------------------------------------------------------------------
+
+
+def test_a_folder_has_notebooks_and_pages_and_nothing_else_to_be_seen(folder):
+    seen = [path.name for path in sorted(folder.iterdir()) if path.name[0] != "."]
+    assert seen == ["01-encoding.ipynb", "glossary.ipynb"]
+
+
+def test_what_is_there_stays_and_what_is_missing_comes_back(folder):
+    put_answer(folder / "01-encoding.ipynb")
+    before = (folder / "01-encoding.ipynb").read_bytes()
+    (folder / "glossary.ipynb").unlink()
+    assert start.copy_notebooks(folder) == []
+    assert (folder / "01-encoding.ipynb").read_bytes() == before
+    assert (folder / "glossary.ipynb").exists()
+
+
+def test_reset_copies_anew_and_keeps_what_was_there_under_a_dated_name(folder, course):
+    copy = folder / "01-encoding.ipynb"
+    for answer in ("mine = 1", "mine = 2"):
+        put_answer(copy, answer)
+        (said,) = start.copy_notebooks(folder, again=course / "01-encoding.ipynb")
+        assert re.search(r"kept as 01-encoding 20\d\d-\d\d-\d\d .*\.ipynb", said)
+        assert sources(copy) == ["first = 1"]
+    kept = sorted(folder.glob("01-encoding 20*.ipynb"))
+    assert [sources(path)[1] for path in kept] == ["mine = 1", "mine = 2"]
+
+
+def test_a_newer_edition_is_announced_until_it_is_fetched(folder, course):
+    source = course / "01-encoding.ipynb"
+    ran = new_output("stream", text="1")
+    cell = nbformat.read(source, 4).cells[0] | {"outputs": [ran], "execution_count": 1}
+    write(source, nbformat.from_dict(cell))
+    assert start.copy_notebooks(folder) == [], "the same text, only run"
+    put_answer(source, "second = 2")
+    put_answer(folder / source.name)
+    for _ in range(2):
+        (said,) = start.copy_notebooks(folder)
+        assert "newer edition of 01-encoding.ipynb" in said
+        assert said.endswith("python -m nmf_helpers start 1 --reset")
+        assert sources(folder / source.name) == ["first = 1", ANSWER]
+    start.copy_notebooks(folder, again=source)
+    assert sources(folder / source.name) == ["first = 1", "second = 2"]
+    assert start.copy_notebooks(folder) == []
+
+
+def test_the_last_one_worked_on_is_opened_and_at_first_the_first(folder):
+    assert start.last_worked_on(folder).name == "01-encoding.ipynb"
+    os.utime(folder / "glossary.ipynb", (2e9, 2e9))
+    assert start.last_worked_on(folder).name == "glossary.ipynb"
+    (folder / "glossary.ipynb").unlink()
+    assert start.last_worked_on(folder).name == "01-encoding.ipynb"
+
+
+def test_copies_belong_in_the_checkout_or_where_we_are_and_never_in_a_folder_of_copies(
+    course, folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert start.students_folder() == tmp_path / "my-notebooks"
+    monkeypatch.chdir(folder)
+    assert start.students_folder() == folder
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(start, "INSTALLED", tmp_path / "not there")
+    assert start.students_folder() == ROOT / "my-notebooks"
+    assert "my-notebooks/" in (ROOT / ".gitignore").read_text("utf-8").split()
+
+
+@pytest.mark.parametrize("inside", [".", "mine"])
+def test_the_courses_own_folder_is_refused(course, inside):
+    before = sorted(course.iterdir())
+    with pytest.raises(ValueError, match="the course's own, not for copies: name another folder"):
+        start.copy_notebooks(course / inside)
+    assert sorted(course.iterdir()) == before
+
+
+def test_the_wheel_carries_every_package_and_the_notebooks():
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    folders = [path.parent for path in (ROOT / "nmf_helpers").rglob("__init__.py")]
+    found = {str(path.relative_to(ROOT)).replace(os.sep, ".") for path in folders}
+    assert set(about["packages"]) == found | {"nmf_helpers.course.notebooks"}
+    assert about["package-dir"] == {"nmf_helpers.course.notebooks": "notebooks"}
+    assert not list((ROOT / "notebooks").glob("*.py"))
+
+
+# -- work is never lost ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("day_one", "day_two"), [("mine", "."), (".", ".."), ("..", "mine")])
+def test_a_copy_is_never_paired_wherever_jupyter_is_started(tmp_path, day_one, day_two):
+    """With jupytext's own contents manager, which a plain `jupyter lab` has."""
+    home = tmp_path / "course"
+    mine, own = home / "my-notebooks", home / "notebooks"
+    own.mkdir(parents=True)
+    (home / "jupytext.toml").write_bytes((ROOT / "jupytext.toml").read_bytes())
+    first = start.clean_copy(NOTEBOOKS["1"])
+    nbformat.write(first, own / "01-encoding.ipynb")
+    jupytext.write(first, own / "01-encoding.md")
+    start.copy_notebooks(mine)
+
+    def contents(place):
+        manager = jupytext.TextFileContentsManager()
+        manager.root_dir = str({"mine": mine, ".": home, "..": tmp_path}[place])
+        path = os.path.relpath(mine / "01-encoding.ipynb", manager.root_dir)
+        return manager, path.replace(os.sep, "/")
+
+    manager, path = contents(day_one)
+    opened = manager.get(path)
+    opened["content"].cells[1].source = ANSWER
+    manager.save(opened, path)
+    os.utime(own / "01-encoding.md")
+    manager, path = contents(day_two)
+    again = manager.get(path)
+    assert again["content"].cells[1].source == ANSWER
+    manager.save(again, path)
+    assert nbformat.read(mine / "01-encoding.ipynb", 4).cells[1].source == ANSWER
+    assert not list(mine.glob("*.md"))
+
+
+# -- the server -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Start the course in a folder of hers, without network, beside a kernel of another Python."""
+    foreign = tmp_path / "data" / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    spec = {"argv": ["/another/python"], "display_name": "Another", "language": "python"}
+    (foreign / "kernel.json").write_text(json.dumps(spec))
+    running = []
+
+    def begin(*words):
+        env = os.environ | {
+            "HOME": str(tmp_path), "JUPYTER_DATA_DIR": str(tmp_path / "data"),
+            "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "NMF_DATA_DIR": str(tmp_path / "cache"),
+            "https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9",
+        }  # fmt: skip
+        command = [sys.executable, "-m", "nmf_helpers", "start", "--no-browser", *words]
+        running.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
+        said = ""
+        for line in running[-1].stdout:
+            said += line
+            if address := re.search(r"(http://.*?:\d+)(/\S+)\?token=(\w+)", line):
+                return said, *address.groups()
+        raise AssertionError(f"it ended:\n{said}")
+
+    yield begin
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def test_a_name_that_is_not_known_yet_is_told_plainly():
+    """What a kernel of `start` says of a cell that ran before its imports."""
+    words = ["-m", "IPython", "--colors=NoColor", "--ext=nmf_helpers.course.start", "-c", "check"]
+    said = subprocess.run([sys.executable, *words], capture_output=True, text=True).stdout
+    assert "NameError: name 'check' is not defined" in said
+    assert "Has a cell above not run, or was the kernel restarted? Run > Run All Above" in said
+
+
+def ask(address, token, path, **changes):
+    body = json.dumps(changes).encode() if changes else None
+    head = {"Authorization": f"token {token}"}
+    request = urllib.request.Request(address + path, body, head, method="PUT" if body else "GET")
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).read()
+
+
+def test_two_days_in_a_folder_of_ones_own(serve, tmp_path):
+    mine = tmp_path / "Zoë und Ich"
+    said, address, page, token = serve("2", "--folder", str(mine))
+    assert f"Your notebooks are in {mine}." in said
+    assert "ML-100K could not be fetched" in said and "The others don't: go on." in said
+    assert page == "/lab/tree/02-dot-product-mf.ipynb"
+    spec = json.loads(ask(address, token, "/api/kernelspecs"))["kernelspecs"]["python3"]["spec"]
+    assert spec["argv"][0] == sys.executable
+    shown = ask(address, token, page).decode()
+    config = json.loads(re.search(r'id="jupyter-config-data".*?>(.*?)</script>', shown, re.S)[1])
+    assert config["news"] == {"disabled": True}
+    path = "/api/contents/02-dot-product-mf.ipynb"
+    notebook = json.loads(ask(address, token, path))["content"]
+    notebook["cells"][2]["source"] = ANSWER
+    ask(address, token, path, type="notebook", content=notebook)
+    said, address, page, token = serve("--folder", str(mine))  # the next day, without a number
+    assert page == "/lab/tree/02-dot-product-mf.ipynb"
+    again = json.loads(ask(address, token, path))["content"]
+    assert again["cells"][2]["source"] == ANSWER
