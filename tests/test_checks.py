@@ -119,7 +119,7 @@ def test_two_numberings_never_meet():
 
 def test_an_unknown_name_suggests_the_nearest():
     assert nearest("loss", "mse", {"mse": 1, "bpr": 2}) == "mse"
-    for name, meant in (("brp", "bpr"), ("MSE", "mse")):
+    for name, meant in (("mes", "mse"), ("BPR", "bpr")):
         with pytest.raises(ValueError, match=f"unknown loss '{name}': did you mean '{meant}'"):
             nearest("loss", name, {"mse": 1, "bpr": 2})
     with pytest.raises(ValueError, match="unknown loss None"):
