@@ -17,6 +17,7 @@ def pytest_sessionstart(session):
 
 
 def pytest_collectstart(collector):
-    """Compare what notebooks print, alt texts included, but not the pixels of their pictures."""
+    """Compare what notebooks print, alt texts included, but not pixels, nor how a page looks."""
     if hasattr(collector, "sanitize_patterns"):
         collector.sanitize_patterns[r"data:image/png;base64,[^\"]+"] = "a picture"
+        collector.sanitize_patterns[r"(?s)<(style|script)>.*?</\1>"] = ""

@@ -134,18 +134,13 @@ def put(name: str, widget: widgets.Widget, value: Any) -> None:
         whole = isinstance(widget.value, int)
         check_number(name, value, at_least=widget.min, at_most=widget.max, whole=whole)
     elif hasattr(widget, "options"):
-        nearest(name, str(value), map(str, choices(widget)))
+        nearest(name, str(value), (str(v) for _, v in widget._options_full))
     try:
         widget.value = value
     except traitlets.TraitError as error:
         raise ValueError(f"{name} can't be {value!r}: {error}") from error
     if widget.value != value:
         raise ValueError(f"{name} can't be {value!r}: the control makes {widget.value!r} of it")
-
-
-def choices(widget: widgets.Widget) -> list[Any]:
-    """Return the values among which a menu lets one choose."""
-    return [value for _, value in widget._options_full]
 
 
 def spread(widget: widgets.Widget) -> list[Any]:
@@ -157,7 +152,7 @@ def spread(widget: widgets.Widget) -> list[Any]:
         first = middle / 10 if widget.value else 0.0
         return [float(f"{v:.2g}") for v in (first, middle / 3, middle, middle * 3)]
     if hasattr(widget, "options"):
-        return choices(widget)[:4]
+        return [value for _, value in widget._options_full[:4]]
     if isinstance(widget, widgets.BoundedIntText):
         return [widget.value + i for i in range(4)]
     if isinstance(widget, widgets.IntSlider):

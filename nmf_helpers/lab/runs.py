@@ -55,9 +55,8 @@ class Run:
                 raise FloatingPointError(f"{what}. Try {advice}")
 
     def __str__(self) -> str:
-        return (
-            f"{self.score:.{self.digits}f} at epoch {self.best['epoch']:.0f}" if self.best else ""
-        )
+        best = self.best or {"epoch": math.nan}
+        return f"{self.score:.{self.digits}f} at epoch {best['epoch']:.0f}"
 
     def progress(self) -> str:
         """Return how far it is, as HTML."""
@@ -87,21 +86,16 @@ class Run:
         return f" {verdict}: it came out {came}, {numbers}."
 
 
-def words(settings: Mapping[str, Any], runs: Sequence[Run]) -> str:
-    """Return settings in words, without those that all `runs` have in common."""
-    keys = [k for k in settings if any(r.settings[k] != settings[k] for r in runs)]
-    return " · ".join(f"{k} {short(settings[k])}" for k in keys)
-
-
-def label(settings: Mapping[str, Any], runs: Sequence[Run]) -> str:
-    """Return what sets these settings apart; where nothing does, all that matter."""
-    key = {k: v for k, v in settings.items() if k not in ("seed", "n_epochs")} or settings
-    return words(settings, runs) or " · ".join(f"{k} {short(v)}" for k, v in key.items())
+def label(settings: Mapping[str, Any], runs: Sequence[Run], *, briefly: bool = False) -> str:
+    """Return what sets these settings apart; where nothing does, all that matter, or nothing."""
+    apart = [k for k in settings if any(r.settings[k] != settings[k] for r in runs)]
+    full = [] if briefly else [k for k in settings if k not in ("seed", "n_epochs")]
+    return " · ".join(f"{k} {short(settings[k])}" for k in apart or full)
 
 
 def named(run: Run, runs: Sequence[Run]) -> str:
     """Return "run 2: lr 0.1", its number and what sets it apart."""
-    return f"run {run.number}: {words(run.settings, runs)}".removesuffix(": ")
+    return f"run {run.number}: {label(run.settings, runs, briefly=True)}".removesuffix(": ")
 
 
 def table(ranking: Sequence[Run], runs: Sequence[Run]) -> str:

@@ -243,7 +243,10 @@ class TrainingLab(parts.Lab):
                 if now >= next_frame:
                     cost = time.thread_time()
                     with self._lock:
-                        self._move(run)
+                        self.metric = run.metric
+                        self._progress(run)
+                        # The alt text waits: a screen reader would read out each one.
+                        self.picture.value = self._chart.show(run.history).frame()
                     # Draw for at most a fifth of the time, and some 20 frames a second at most.
                     pause = max(0.04, 4 * (time.thread_time() - cost))
                     next_frame = time.perf_counter() + pause
@@ -318,15 +321,6 @@ class TrainingLab(parts.Lab):
         self.picture.value, self.picture.tooltip = self._chart.frame(), self._chart.alt
         self.table.value = table(self.ranking, self.runs)
 
-    def _move(self, run: Run) -> None:
-        """Draw what is new; the alt text waits, as a screen reader would read out each one."""
-        if run.metric != self.metric:  # the first record said what there is to follow
-            self.metric = run.metric
-            self._show(run)
-        else:
-            self._progress(run)
-            self.picture.value = self._chart.show(run.history).frame()
-
     def _say(self, message: str, alert: bool = False) -> None:
         self._doing, self._remark_until = message, math.inf
         self.status.value = spoken(message, alert)
@@ -348,9 +342,8 @@ class TrainingLab(parts.Lab):
         self._living.add(self)
         if hasattr(getattr(shell, "kernel", None), "saved_sigint_handler"):
             # What ipykernel sets once this cell is done; while one runs, that is interrupted.
-            shell.kernel.saved_sigint_handler = lambda *_: [
-                lab.stop() for lab in list(self._living)
-            ]
+            stop_all = lambda *_: [lab.stop() for lab in list(self._living)]  # noqa: E731
+            shell.kernel.saved_sigint_handler = stop_all
 
 
 def _failed(error: Exception) -> str:
