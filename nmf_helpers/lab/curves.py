@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib.style
 import pandas as pd
@@ -46,7 +46,7 @@ DARK = (
 )
 
 Record = Mapping[str, Any]
-History = pd.DataFrame | Iterable[Record]
+History: TypeAlias = pd.DataFrame | Iterable[Record]
 
 
 class Chart(Figure):
