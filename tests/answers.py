@@ -337,7 +337,9 @@ def walk(cut):
 RIGHT = {
     "1.1": [
         by_loop_over_rows,
-        lambda r: r.pivot(index="userId", columns="movieId", values="rating").notna().to_numpy().mean(),
+        lambda r: (
+            r.pivot(index="userId", columns="movieId", values="rating").notna().to_numpy().mean()
+        ),
         lambda r: torch.tensor(len(r) / np.unique(r.userId).size / np.unique(r.movieId).size),
     ],
     "1.2": [

@@ -1,4 +1,4 @@
-"""Every exercise: right answers of many kinds pass, blanks and mistakes don't, hints tell by and by."""
+"""Every exercise: many right answers pass, blanks and mistakes don't, hints tell by and by."""
 
 import ast
 import re

@@ -5,6 +5,7 @@ fail with it: a check that cannot fail proves nothing.
 """
 
 import sys
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,12 @@ def old_sampler(self, users):
 
 def before(method, first):
     """The method, with something done to its arguments first."""
-    return lambda self, *args, **named: method(self, *first(self, args, named), **named)
+
+    @wraps(method)  # whoever asks for its arguments is told those
+    def patched(self, *args, **named):
+        return method(self, *first(self, args, named), **named)
+
+    return patched
 
 
 def without_exclude(self, args, named):
@@ -184,5 +190,5 @@ def test_a_planted_bug_is_caught(bug, test, monkeypatch):
 
 def test_without_a_bug_nothing_is_raised(monkeypatch):
     assert run(NEVER_A_POSITIVE, monkeypatch) == []
-    with pytest.raises(AssertionError, match="there is no test_losses.py::test_of_nothing"):
+    with pytest.raises(AssertionError, match="there is no test_losses"):
         run("test_losses.py::test_of_nothing", monkeypatch)
