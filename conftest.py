@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_sessionstart(session):
+    """Fetch the data first."""
     try:
         fetch_100k()
     except FetchError as error:

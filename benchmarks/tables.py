@@ -14,7 +14,11 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TEXTS = [HERE.parent / "README.md", HERE / "README.md", *sorted((HERE.parent / "notebooks").glob("0*.md"))]
+TEXTS = [
+    HERE.parent / "README.md",
+    HERE / "README.md",
+    *sorted((HERE.parent / "notebooks").glob("0*.md")),
+]
 
 
 def write_all() -> None:

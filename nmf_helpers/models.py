@@ -94,6 +94,7 @@ class MF(Scorer):
         self.item_factors = _normal(n_items, n_factors, init_mean, init_std)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the score of each pair, shape (batch,)."""
         p = self.user_factors(users)  # (batch, factors)
         q = self.item_factors(items)  # (batch, factors)
         return (p * q).sum(-1)  # (batch,)
@@ -145,6 +146,7 @@ class BiasedMF(Scorer):
         self.register_buffer("global_mean", torch.tensor(float(global_mean)))
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the score of each pair, shape (batch,)."""
         p = self.dropout(self.user_factors(users))  # (batch, factors)
         q = self.dropout(self.item_factors(items))  # (batch, factors)
         bias = self.user_bias(users) + self.item_bias(items)  # (batch, 1)
@@ -222,6 +224,7 @@ class CollabFNet(Scorer):
             nn.init.zeros_(self.output.bias)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the score of each pair, shape (batch,)."""
         users, items = torch.broadcast_tensors(users, items)
         # No activation here: a ReLU on embeddings would throw away their negative half.
         x = torch.cat([self.user_factors(users), self.item_factors(items)], dim=-1)

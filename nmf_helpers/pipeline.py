@@ -165,7 +165,7 @@ class Pipeline(Settings):
         self.pairwise: bool = getattr(self._loss, "pairwise", False)
         kind = "interactions" if self.pairwise else "ratings"
         self.train = check_matrix("train", train, kind=kind, may_be_empty=True)  # type: ignore[arg-type]
-        self.n_users, self.n_items = self.train.shape
+        self.n_users, self.n_items = self.shape_ = self.train.shape
         data = self.train.data
         self.rating_range = (data.min(), data.max()) if len(data) else None
         self.evaluate_on = {

@@ -152,7 +152,7 @@ def network_by_hand(p, q, hidden, output):
     said = []
     for x in torch.cat([p, q], 1).tolist():
         z = [sum(w * v for w, v in zip(row, x, strict=True)) + b
-             for row, b in zip(hidden.weight.tolist(), hidden.bias.tolist(), strict=True)]  # fmt: skip
+             for row, b in zip(hidden.weight.tolist(), hidden.bias.tolist(), strict=True)]  # fmt: skip  # noqa: E501
         bent = [v * (1 + math.erf(v / 2**0.5)) / 2 for v in z]
         said.append(sum(w * v for w, v in zip(output.weight[0].tolist(), bent, strict=True)))
     return np.array(said) + output.bias.item()

@@ -25,7 +25,8 @@ IMPORT_NAMES = {
     "scikit-learn": "sklearn",
     "scikit-surprise": "surprise",
 }
-COMES_ALONG = {"IPython", "ipykernel", "traitlets", "jupyter_client", "pip", "docutils"}
+COMES_ALONG = {"IPython", "ipykernel", "traitlets", "jupyter_client", "pip"}
+COMES_ALONG |= {"docutils", "pygments"}  # with Sphinx
 
 
 def specifiers(requirements):

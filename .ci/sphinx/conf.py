@@ -2,6 +2,7 @@
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from pygments.lexers.special import TextLexer
 
 from nmf_helpers import __version__
 
@@ -11,7 +12,7 @@ version = release = __version__
 copyright = f"The authors of {project}"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = [".doctrees", "benchmarks/*.md", "nmf_helpers/datasets", "notebooks/solutions"]
+exclude_patterns = [".doctrees", "nmf_helpers/datasets"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
@@ -43,6 +44,9 @@ def mathml(writer, node, display):
 
 
 def setup(app):
+    app.add_lexer(
+        "mermaid", TextLexer
+    )  # the map: as it is written, without a script from elsewhere
     app.add_html_math_renderer(
         "mathml",
         (lambda writer, node: mathml(writer, node, "inline"), None),

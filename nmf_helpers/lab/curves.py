@@ -229,13 +229,13 @@ class LossCurves(Chart):
         ax, moving = self.ax, dict[str, Any](animated=True, zorder=3)
         best = "last epoch" if self.part == "test" else "best epoch"
         (self.train,) = ax.plot([], [], "--", color=VERMILION, lw=2, **moving)
-        (self.valid,) = ax.plot([], [], "-", color=BLUE, lw=2.4, **moving)
+        (self.validation,) = ax.plot([], [], "-", color=BLUE, lw=2.4, **moving)
         (self.best,) = ax.plot([], [], "D", color=BLUE, ms=8, mec="white", label=best, **moving)
         self.note = ax.annotate(
             "", (0, 0), (0, 12), textcoords="offset points", ha="center", color=BLUE,
             annotation_clip=False, bbox={"fc": "white", "ec": "none", "pad": 0.8}, **moving,
         )  # fmt: skip
-        self.valid.set_label(f"{self.part} {self.quantity}")
+        self.validation.set_label(f"{self.part} {self.quantity}")
         if self.train_metric:
             self.train.set_label(f"training {self.quantity}")
         for (name, value), dashes in zip(self.baselines.items(), DASHES * 9, strict=False):
@@ -257,9 +257,9 @@ class LossCurves(Chart):
         records, ghosts = records_of(history), self.ghosts.values()
         if records and not self.metric:
             self.metric = pick_metric(records[0], None, self.train_metric)
-        epochs, valid = column(records, "epoch"), column(records, self.metric)
+        epochs, followed = column(records, "epoch"), column(records, self.metric)
         train = column(records, self.train_metric)
-        self.valid.set_data(epochs, valid)
+        self.validation.set_data(epochs, followed)
         self.train.set_data(epochs, train)
         best = best_record(
             records[-1:] if self.part == "test" else records, self.metric, self._said
@@ -270,7 +270,7 @@ class LossCurves(Chart):
         self.note.xy, self.note.xyann = (x, y), (0, -20 if self.lower else 12)
         last = max([*epochs, *(e for run in ghosts for e in column(run, "epoch")), 2])
         end = max(last, self.n_epochs or 0)
-        limits = (-0.01 * end, end * 1.02), self.ylim or self._limits([*valid, *train])
+        limits = (-0.01 * end, end * 1.02), self.ylim or self._limits([*followed, *train])
         if limits != (self.ax.get_xlim(), self.ax.get_ylim()):
             self.ax.set(xlim=limits[0], ylim=limits[1])
             self._background = None
@@ -283,7 +283,7 @@ class LossCurves(Chart):
             self.draw_as_written()
             self._background = self.canvas.copy_from_bbox(self.bbox)
         self.canvas.restore_region(self._background)
-        for artist in (self.train, self.valid, self.best, self.note):
+        for artist in (self.train, self.validation, self.best, self.note):
             self.ax.draw_artist(artist)
         return self._encode()
 

@@ -132,7 +132,7 @@ class FactorLab(Lab):
             "bottom": names[1],
             "top": names[1][::-1],
         }
-        return {end: films[:n] for end, films in ends.items()}
+        return {end: items[:n] for end, items in ends.items()}
 
     def _refresh(self) -> None:
         try:
@@ -141,7 +141,7 @@ class FactorLab(Lab):
         except Exception as error:  # shown, as the traceback of a callback is easily missed
             self.ends.value = spoken(f"{type(error).__name__}: {error}", alert=True)
             return
-        lines = [f"<b>{end}:</b> {'; '.join(map(literal, films))}" for end, films in ends.items()]
+        lines = [f"<b>{end}:</b> {'; '.join(map(literal, items))}" for end, items in ends.items()]
         self.ends.value = f'<div class="nmf-text">{"<br>".join(lines)}</div>'
 
 
