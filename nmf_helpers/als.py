@@ -66,7 +66,7 @@ class ImplicitALS(Baseline):
 
     The users' vectors u and the items' v minimise
 
-        Σ_likes (1 - u·v)² + Σ_all a_u (u·v)² + Σ λ_u |u|² + Σ λ_i |v - p_i|².
+        Σ_likes (1 - u·v)² + Σ_all a_u (u·v)² + Σ λ_u ‖u‖² + Σ λ_i ‖v - p_i‖².
 
     What a user has not chosen is weak evidence, of weight a_u = `unobserved_weight` ·
     ((likes + 5) / mean)^`activity_power`: more where she has seen much. λ grows with the likes of

@@ -19,7 +19,7 @@ class Moods:
     """What ratings by one user on one day, in one hour, … one second have in common.
 
     For each width w, rating n belongs to the group (user, ⌊time / w⌋) and is moved by its effect
-    e = s · η, with η ~ Normal(0, 1) and one s ~ |Normal(0, 1)| for all widths.
+    e = s · η, with η ~ Normal(0, 1) and one s ~ ``|Normal(0, 1)|`` for all widths.
     """
 
     def __init__(self, user: Array, seconds: Array, widths: Sequence[int]) -> None:
