@@ -131,7 +131,7 @@ def download(url: str, sha256: str, seconds: float = 120, stall: float = 10) -> 
                 bar.update(len(chunk))
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"too slow: {len(content)} bytes after {seconds} s")
-    _verify(content, sha256, "the download")
+    _verify(bytes(content), sha256, "the download")
     return bytes(content)
 
 

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from answers import RIGHT, WRONG
+from answers import RIGHT
 
 from nmf_helpers.course import exercises, start
 from nmf_helpers.course.exercises.judge import EXERCISES
@@ -23,14 +24,37 @@ def solution(name):
     return EXERCISES[name].solution
 
 
-def mutated(name, change):
+MISTAKES = {name: [] for name in NAMES}
+for line in Path(__file__).with_name("mistakes.txt").read_text("utf-8").splitlines()[1:]:
+    name, piece, instead = map(str.strip, line.split("|"))
+    MISTAKES[name].append((piece, instead))
+
+# The solutions' own numbers in other types, where a solution returns numbers.
+TYPES = [
+    torch.tensor,
+    np.ndarray.tolist,
+    lambda a: a.astype("float32"),
+    lambda a: pd.Series([*np.atleast_1d(a)]),
+]
+OF_NUMBERS = "1.1 1.2 1.3 2.1 2.2 2.3 3.1 3.2 3.3 4.1 5.1 5.2 5.3 5.bug1 6.1 6.2 6.3 7.3".split()
+
+
+def in_type(name, make):
+    """The solution, with another type of result."""
+    return lambda *inputs: make(np.asarray(solution(name)(*inputs)))
+
+
+ANSWERS = dict(RIGHT)
+for name in OF_NUMBERS:
+    ANSWERS[name] = RIGHT[name] + [in_type(name, make) for make in TYPES]
+
+
+def mistaken(name, mistake):
     """The solution with a piece of it exchanged."""
-    if callable(change):
-        return change
-    code = EXERCISES[name].source()
-    assert change[0] in code, f"the solution of {name} has no {change[0]!r}"
+    code, (piece, instead) = EXERCISES[name].source(), mistake
+    assert piece in code, f"the solution of {name} has no {piece!r}"
     space = dict(vars(sys.modules[solution(name).__module__]))
-    exec(code.replace(*change), space)
+    exec(code.replace(piece, instead), space)
     return space[solution(name).__name__]
 
 
@@ -53,7 +77,7 @@ def each(answers):
 
 
 def test_every_exercise_is_tried_with_three_right_and_three_wrong_answers():
-    for answers in (RIGHT, WRONG):
+    for answers in (ANSWERS, MISTAKES):
         assert list(answers) == NAMES
         assert min(map(len, answers.values())) >= 3
     assert len(BUGS) >= 8 and {name[0] for name in NAMES} == set("1234567")
@@ -64,14 +88,14 @@ def test_the_solution_passes(name, capsys):
     assert verdict(capsys, name, solution(name)) == "passed."
 
 
-@each(RIGHT)
+@each(ANSWERS)
 def test_a_right_answer_passes_however_it_is_written(name, _, reply, capsys):
     assert verdict(capsys, name, reply) == "passed."
 
 
-@each(WRONG)
+@each(MISTAKES)
 def test_a_mistake_is_told_apart_from_the_solution(name, _, reply, capsys):
-    said = verdict(capsys, name, mutated(name, reply))
+    said = verdict(capsys, name, mistaken(name, reply))
     assert said.startswith("not yet. Given ") and len(said) > 50, "says what differs"
     assert not any(line in said for line in secret_lines(name))
 
@@ -118,7 +142,7 @@ def test_a_verdict_shows_inputs_result_and_what_was_expected(capsys):
 def test_a_check_says_the_same_each_time_and_leaves_random_states_alone(capsys):
     state, numbers = torch.get_rng_state(), np.random.get_state()[1]
     for name in NAMES:
-        reply = mutated(name, WRONG[name][0])
+        reply = mistaken(name, MISTAKES[name][0])
         assert verdict(capsys, name, reply) == verdict(capsys, name, reply)
     assert torch.equal(torch.get_rng_state(), state)
     assert (np.random.get_state()[1] == numbers).all()
@@ -210,7 +234,7 @@ def test_what_passes_is_remembered_in_a_students_folder_and_nowhere_else(
     start.write(tmp_path, start.read(tmp_path))
     for name in ("2.3", "2.3", "7.2"):
         exercises.check(name, solution(name))
-    exercises.check("2.3", mutated("2.3", WRONG["2.3"][0]))  # what has passed stays so
+    exercises.check("2.3", mistaken("2.3", MISTAKES["2.3"][0]))  # what has passed stays so
     table = exercises.progress()
     assert list(table.index) == [1, 2, 3, 4, 5, 6, 7]
     assert table["passed"][2] == "1 of 5" and table["still open"][2] == "2.1  2.2  2.bug1  2.bug2"

@@ -66,9 +66,9 @@ def test_a_frame_and_a_list_of_records_draw_the_same_curve():
 
 def test_training_and_validation_differ_in_style_as_well_as_colour():
     chart = loss_curves(DIPPING)
-    assert chart.train.get_linestyle() != chart.valid.get_linestyle()
-    assert chart.train.get_color() != chart.valid.get_color()
-    np.testing.assert_allclose(chart.valid.get_ydata(), [1.12, 0.95, 0.91, 0.93])
+    assert chart.train.get_linestyle() != chart.validation.get_linestyle()
+    assert chart.train.get_color() != chart.validation.get_color()
+    np.testing.assert_allclose(chart.validation.get_ydata(), [1.12, 0.95, 0.91, 0.93])
     np.testing.assert_allclose(chart.train.get_ydata(), [1.2, 0.9, 0.7, 0.6])
     assert (list(chart.best.get_xdata()), list(chart.best.get_ydata())) == ([3], [0.91])
 
