@@ -270,6 +270,7 @@ RIGHT = {
     ],
     "4.3": [
         lambda a, b, square: sum([square(a + b), -square(a), -square(b)]) / 2,
+        lambda a, b, square: square((a + b) / 2) - square((a - b) * 0.5),
         lambda a, b, square: np.float64(0.25) * square(a + b) + -0.25 * square(b - a),
     ],
     "4.bug1": [
