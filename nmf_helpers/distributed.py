@@ -21,6 +21,8 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,28 @@ def run(options: argparse.Namespace) -> None:
     )
 
 
+def join() -> None:
+    """Join the other processes that torchrun has started, or be the only one.
+
+    They meet at a store of this start's own: torchrun's outlives a restart, with the addresses of
+    the dead in it. Only its port is told there; a port of the dead isn't answered.
+    """
+    rank, n_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    store: dist.Store | None = dist.HashStore() if "RANK" not in os.environ else None
+    if store is None:
+        host, short = os.environ["MASTER_ADDR"], timedelta(seconds=2)
+        board = dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False)
+        if rank == 0:
+            store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+            board.set("nmf_helpers/port", str(store.port))
+        while store is None:
+            with suppress(dist.DistError):
+                port = int(board.get("nmf_helpers/port"))
+                store = dist.TCPStore(host, port, is_master=False, timeout=short)
+        store.set_timeout(timedelta(minutes=30))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=n_processes)
+
+
 @report_errors  # torchrun then names the process that failed, and prints its traceback
 def main() -> None:
     """Read the command line and train in the processes that torchrun has started, or in one."""
@@ -183,12 +207,7 @@ def main() -> None:
     parser.add_argument("--save", metavar="FILE", help="the whole model, for Pipeline.load")
     options = parser.parse_args()
     torch.set_num_threads(1)  # the processes are the parallelism
-    store: dist.Store = dist.HashStore()
-    rank, n_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if "RANK" in os.environ:  # started by torchrun, whose own store remembers the dead's addresses
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1
-        store = dist.TCPStore(host, port, n_processes, is_master=rank == 0)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=n_processes)
+    join()
     try:
         run(options)
     finally:
