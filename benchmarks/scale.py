@@ -1,6 +1,7 @@
 """Epochs of BPR on millions of made-up interactions: ours, ours in two workers, implicit's.
 
     python -m benchmarks scale --millions 2 5 10 20
+    python -m benchmarks.scale torchrun 5           # one process against two that share nothing
 
 Users differ in activity and items in fame by power laws, 138,493 users × 26,744 items as in
 MovieLens 20M; 64 factors. Each run is a process of its own, so that peak memory is its own.
@@ -129,5 +130,19 @@ def _figures(epochs: np.ndarray) -> dict:
     return {"seconds an epoch": later, "start seconds": max(float(epochs[0]) - later, 0.0)}
 
 
-if __name__ == "__main__":
+def torchrun(millions: float) -> None:
+    """Let one process and two train by turns, and show what they say of themselves."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ratings.csv"
+        pairs = np.column_stack(power_law(int(millions * 1e6)).nonzero())
+        np.savetxt(path, pairs, "%d", ",", header="userId,movieId", comments="")
+        for n_processes in (1, 2, 1, 2):
+            start = "-m torch.distributed.run --standalone --nproc-per-node"
+            rest = f"-m nmf_helpers.distributed {path} --epochs 6"
+            subprocess.run([sys.executable, *f"{start} {n_processes} {rest}".split()], check=True)
+
+
+if __name__ == "__main__" and sys.argv[1] == "torchrun":
+    torchrun(float(sys.argv[2]))
+elif __name__ == "__main__":
     print(json.dumps(_measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
