@@ -348,3 +348,39 @@ def _unknown(name: str) -> str:
     near = get_close_matches(name.lower().removeprefix("ml-"), DATASETS, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"there is no dataset {name!r}, only {DATASETS}.{hint}"
+
+
+def item_features(movies: pd.DataFrame, items: Any = None) -> np.ndarray:
+    """Describe each movie by its genres and its year, in numbers of about size 1.
+
+    Parameters
+    ----------
+    movies
+        As from :func:`load_movies`: ``movieId``, ``genres`` joined by ``"|"``, ``year``.
+    items
+        The movieIds in the order of a matrix's columns; ascending by default.
+
+    Returns
+    -------
+    float64 array, shape (n_items, n_genres + 13)
+        A flag for each genre divided by √(number of the movie's genres); then how near the year
+        is to each of 13 knots, linear between two of them (the median year where it is missing).
+
+    Raises
+    ------
+    ValueError
+        If `movies` lacks one of the items.
+    """
+    _require_columns(movies, ["movieId", "genres", "year"], "movies")
+    table = movies.drop_duplicates("movieId").set_index("movieId")
+    wanted = np.sort(table.index) if items is None else np.asarray(items)
+    if missing := set(wanted.tolist()) - set(table.index):
+        raise ValueError(f"movies has no row for {len(missing)} of the items, {min(missing)} first")
+    table = table.loc[wanted]
+    genres = table["genres"].fillna("").str.get_dummies("|").to_numpy("float64")
+    genres /= np.sqrt(np.maximum(genres.sum(axis=1, keepdims=True), 1))
+    year = table["year"].astype("float64")
+    year = year.fillna(year.median()).to_numpy()
+    knots = 1900 + np.array([30, 45, 60, 70, 80, 86, 90, 92, 94, 95, 96, 97, 98])
+    hats = [np.interp(year, knots, peak) for peak in np.eye(len(knots))]
+    return np.column_stack([genres, *hats])

@@ -44,9 +44,7 @@ def mathml(writer, node, display):
 
 
 def setup(app):
-    app.add_lexer(
-        "mermaid", TextLexer
-    )  # the map, as it is written
+    app.add_lexer("mermaid", TextLexer)  # the map, as it is written
     app.add_html_math_renderer(
         "mathml",
         (lambda writer, node: mathml(writer, node, "inline"), None),
