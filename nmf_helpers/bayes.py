@@ -28,7 +28,7 @@ is for MovieLens 100K or 1M, not for 20M.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -80,6 +80,7 @@ class BayesianMF(Baseline):
     count_power: float = 0.35
     windows: Sequence[int] = (86400, 3600, 600, 60, 1)
     seed: int = 0
+    history: Sequence[dict[str, float]] = field(default=(), init=False, repr=False)
 
     def fit(self, train: Any, *, item_features: Any = None, times: Any = None) -> Self:
         """Learn from ratings; parameters and errors as in ``sweeps``. Returns self."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nmf_helpers.bayes import BayesianMF
 from nmf_helpers.checks import check_matrix
+from nmf_helpers.history import History
 from nmf_helpers.pipeline import Pipeline
 
 EXPLICIT: dict[str, Any] = {
@@ -98,3 +100,35 @@ def _fit(
     settings = ours | changes
     settings["n_epochs"] = settings["n_epochs"] if n_epochs is None else n_epochs
     return Pipeline(train, evaluate_on=evaluate_on, **settings).fit()
+
+
+def bayesian(
+    train: Any,
+    *,
+    item_features: Any = None,
+    times: Any = None,
+    evaluate_on: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> BayesianMF:
+    """Fit Bayesian matrix factorization to ratings, with what else is known of them.
+
+    Parameters
+    ----------
+    train : sparse matrix or array, shape (n_users, n_items)
+    item_features : array, shape (n_items, f), optional
+        As from `nmf_helpers.data.item_features`.
+    times : sparse matrix, optional
+        Seconds since 1970 of each rating, stored where `train` stores one.
+    evaluate_on : dict of name to matrix, optional
+        Held-out ratings to follow; the records are then in the model's ``history``.
+    seed : int
+
+    Returns
+    -------
+    BayesianMF
+        Fitted.
+    """
+    model = BayesianMF(seed=seed)
+    known = {"item_features": item_features, "times": times, "evaluate_on": evaluate_on}
+    model.history = History(model.sweeps(train, **known))
+    return model
