@@ -362,9 +362,10 @@ def item_features(movies: pd.DataFrame, items: Any = None) -> np.ndarray:
 
     Returns
     -------
-    float64 array, shape (n_items, n_genres + 13)
+    float64 array, shape (n_items, f)
         A flag for each genre divided by √(number of the movie's genres); then how near the year
-        is to each of 13 knots, linear between two of them (the median year where it is missing).
+        is to each of at most 13 quantiles of all years, linear between two of them (the median
+        year where it is missing).
 
     Raises
     ------
@@ -378,9 +379,9 @@ def item_features(movies: pd.DataFrame, items: Any = None) -> np.ndarray:
         raise ValueError(f"movies has no row for {len(missing)} of the items, {min(missing)} first")
     table = table.loc[wanted]
     genres = table["genres"].fillna("").str.get_dummies("|").to_numpy("float64")
-    genres /= np.sqrt(np.maximum(genres.sum(axis=1, keepdims=True), 1))
-    year = table["year"].astype("float64")
-    year = year.fillna(year.median()).to_numpy()
-    knots = 1900 + np.array([30, 45, 60, 70, 80, 86, 90, 92, 94, 95, 96, 97, 98])
+    genres = genres / np.sqrt(np.maximum(genres.sum(axis=1, keepdims=True), 1))
+    year = table["year"].astype("Float64")
+    year = year.fillna(year.median()).to_numpy("float64")
+    knots = np.unique(np.quantile(year, np.linspace(0, 1, 13)))  # closer where there are more
     hats = [np.interp(year, knots, peak) for peak in np.eye(len(knots))]
     return np.column_stack([genres, *hats])

@@ -15,6 +15,7 @@ from nmf_helpers.data import (
     encode_column,
     encode_ratings,
     interaction_matrix,
+    item_features,
     leave_n_out,
     load_movies,
     load_ratings,
@@ -418,3 +419,15 @@ def test_every_entry_is_as_likely_to_be_held_out_as_any_other():
 def test_holding_out_refuses_an_impossible_n(n):
     with pytest.raises(ValueError, match="n must be a whole number, at least 1"):
         leave_n_out(sparse.csr_matrix(np.ones((2, 5))), n)
+
+
+def test_item_features_are_shares_of_genres_and_of_years():
+    movies = pd.DataFrame({"movieId": [7, 1, 3], "genres": ["A|B", "B", ""]})
+    movies["year"] = pd.array([1950, 1990, None], dtype="Int64")  # the last counts as 1970
+    features = item_features(movies, items=[7, 1, 3])
+    half = 0.5**0.5
+    np.testing.assert_allclose(features[:, :2], [[half, half], [0, 1], [0, 0]])
+    np.testing.assert_allclose(features[:, 2:].sum(axis=1), 1)
+    np.testing.assert_array_equal(item_features(movies), features[[1, 2, 0]])  # by movieId
+    with pytest.raises(ValueError, match="movies has no row for 1 of the items, 9 first"):
+        item_features(movies, items=[1, 9])
