@@ -378,7 +378,8 @@ def item_features(movies: pd.DataFrame, items: Any = None) -> np.ndarray:
     if missing := set(wanted.tolist()) - set(table.index):
         raise ValueError(f"movies has no row for {len(missing)} of the items, {min(missing)} first")
     table = table.loc[wanted]
-    genres = table["genres"].fillna("").str.get_dummies("|").to_numpy("float64")
+    flags = table["genres"].fillna("").str.get_dummies("|").drop(columns="", errors="ignore")
+    genres = flags.to_numpy("float64")
     genres = genres / np.sqrt(np.maximum(genres.sum(axis=1, keepdims=True), 1))
     year = table["year"].astype("Float64")
     year = year.fillna(year.median()).to_numpy("float64")
