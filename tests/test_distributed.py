@@ -141,10 +141,13 @@ def test_two_processes_learn_what_one_does_though_one_is_killed(tmp_path):
         "-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 1 script.py "
         "ratings.csv --columns reader book - --epochs 80 --checkpoint . --save whole.model"
     )
-    with subprocess.Popen([sys.executable, *command.split()], cwd=tmp_path, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:  # fmt: skip
+    job = subprocess.Popen([sys.executable, *command.split()], cwd=tmp_path, text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    try:
         alone, expected = Pipeline(TRAIN, **SETTINGS).fit(), two_by_hand()  # meanwhile
-        output, errors = job.communicate(timeout=120)
+        output, errors = job.communicate(timeout=90)
+    finally:
+        job.terminate()  # nothing, if it has ended
     assert job.returncode == 0, errors
     assert output.count("merged 71") == 2  # epochs 10 … 80: the others were not trained again
     whole = Pipeline.load(tmp_path / "whole.model")
