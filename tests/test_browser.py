@@ -521,7 +521,7 @@ def test_a_live_page_fits_a_projector_and_asks_nobody_else(tab, tmp_path):
     pytest.importorskip("voila", reason="no live page without Voilà (pip install -e '.[show]')")
     with running(tmp_path, "nmf_helpers", "show", "2", "--no-browser") as server:
         tab.set_viewport_size({"width": 1280, "height": 720})
-        tab.goto(server.wait("voila/static/voila.js").url)
+        tab.goto(server.wait("voila/static/voila.js").url, timeout=120 * SECOND)
         lab = tab.locator(".nmf-training-lab")
         lab.locator("img.nmf-picture").wait_for(timeout=120 * SECOND)
         lab.evaluate("lab => lab.scrollIntoView()")
