@@ -6,6 +6,7 @@ ratings kept back to judge them by (:func:`split_ratings`, :func:`leave_n_out`),
 whole table as one sparse users x movies matrix (:func:`interaction_matrix`).
 """
 
+import warnings
 from collections.abc import Hashable
 from difflib import get_close_matches
 from io import BytesIO
@@ -16,16 +17,25 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from nmf_helpers.checks import check_number
+from nmf_helpers.checks import check_matrix, check_number
 from nmf_helpers.fetch import fetch_100k
+from nmf_helpers.files import read_ratings
+from nmf_helpers.tables import COLUMNS, Columns, Keep, check_ratings, our_names
 
-COLUMNS = ["userId", "movieId", "rating", "timestamp"]
 DATASETS = ["latest-small", "100k"]
 EMBEDDED = Path(__file__).parent / "datasets"
 
 
-def load_ratings(name: str | Path = "latest-small") -> pd.DataFrame:
-    """Load a ratings table.
+def load_ratings(
+    name: str | Path = "latest-small",
+    columns: Columns = None,
+    *,
+    sep: str | None = None,
+    decimal: str | None = None,
+    encoding: str = "utf-8",
+    keep: Keep = None,
+) -> pd.DataFrame:
+    """Load a ratings table: one of two datasets, or a file of your own.
 
     Parameters
     ----------
@@ -34,19 +44,29 @@ def load_ratings(name: str | Path = "latest-small") -> pd.DataFrame:
         movies, half stars from 0.5 to 5.
         ``"100k"``, fetched once and kept: 100,000 ratings by 943 users of 1,682 movies, whole
         stars from 1 to 5.
-        Or the path of a CSV file of your own with the columns ``userId``, ``movieId``,
-        ``rating`` and, if you like, ``timestamp``; other columns are left out.
+        Or the path of a file of your own: text with a comma, semicolon, tab or ``::`` between
+        columns, packed or not, or Parquet. ``u.data`` and ``ratings.dat`` are known by their shape.
+    columns
+        For other column names, yours and ours: ``{"user": "userId", "isbn": "movieId", "stars":
+        "rating"}``. For a file without column names, ours in the file's order, None for a column
+        to leave out: ``["userId", "movieId", "rating", None, "timestamp"]``.
+    sep, decimal, encoding
+        What is between columns, the decimal sign, and the encoding, if the file doesn't show it.
+    keep
+        Which of several ratings of a movie by one user stays, ``"first"`` or ``"last"``; by
+        default they are refused.
 
     Returns
     -------
     DataFrame
-        ``userId``, ``movieId`` and ``timestamp`` (seconds since 1970) as int64, ``rating`` as
-        float64; rows in the file's order.
+        ``userId``, ``movieId``, ``rating`` and perhaps ``timestamp``, typed as by
+        :func:`check_ratings`; rows in the file's order. Other columns are left out.
 
     Raises
     ------
     ValueError
-        Unknown name, or a file that is not a ratings table: the message says where and why.
+        Unknown name, or a file that can't be read without doubt: the message says where, why, and
+        what to write.
     FileNotFoundError
         No file at this path.
     nmf_helpers.fetch.FetchError
@@ -67,16 +87,9 @@ def load_ratings(name: str | Path = "latest-small") -> pd.DataFrame:
     if name == "100k":
         u_data = BytesIO(fetch_100k().ratings)
         return check_ratings(pd.read_csv(u_data, sep="\t", header=None, names=COLUMNS))
-    path = Path(name)
-    if not path.is_file():
-        if path.suffix:
-            raise FileNotFoundError(f"there is no file {path.name} in {path.parent.resolve()}")
+    if not Path(name).is_file() and not Path(name).suffix:
         raise ValueError(_unknown(str(name)) + ' For a file of your own, give its path: "my.csv".')
-    try:
-        df = pd.read_csv(path, skipinitialspace=True, index_col=False)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} can't be read as a CSV file in UTF-8: {error}") from error
-    return check_ratings(df, str(path))
+    return read_ratings(name, columns, sep=sep, decimal=decimal, encoding=encoding, keep=keep)
 
 
 def load_movies(name: str = "latest-small") -> pd.DataFrame:
@@ -100,32 +113,6 @@ def load_movies(name: str = "latest-small") -> pd.DataFrame:
         keep_default_na=False,
         na_values={"year": [""]},
     )
-
-
-def check_ratings(df: pd.DataFrame, source: str = "the ratings") -> pd.DataFrame:
-    """Return the rating columns of `df` with their proper types, or say what is wrong with it.
-
-    Raises
-    ------
-    ValueError
-        A missing column, no rows, an id or timestamp that is not a whole number, a rating that
-        is not a finite number, or two ratings of one movie by one user.
-    """
-    _require_columns(df, COLUMNS[:3], source)
-    if df.empty:
-        raise ValueError(f"{source}: there are no ratings, only column names")
-    present = [column for column in COLUMNS if column in df.columns]
-    numbers = {column: _numbers(df[column], column != "rating", source) for column in present}
-    result = pd.DataFrame(numbers, index=df.index)
-    twice = result.duplicated(["userId", "movieId"])
-    if twice.any():
-        user, movie = result.loc[twice.to_numpy(), ["userId", "movieId"]].iloc[0]
-        raise ValueError(
-            f"{source}: user {user} rates movie {movie} more than once ({twice.sum()} such rows); "
-            'keep one, say with df.drop_duplicates(["userId", "movieId"], keep="last")'
-        )
-    result.attrs = df.attrs
-    return result
 
 
 def split_ratings(
@@ -169,9 +156,17 @@ def encode_column(
     ------
     ValueError
         A missing value (NaN, None) in either column.
+    TypeError
+        One column is text and the other numbers: none of their values would agree.
     """
     column = pd.Series(column)
     train_column = column if train_column is None else pd.Series(train_column)
+    kinds = {pd.api.types.infer_dtype(np.asarray(part)) for part in (column, train_column)}
+    if "string" in kinds and kinds & {"integer", "floating"}:
+        raise TypeError(
+            f"{column.name} is text in one table and numbers in the other, and '1' is not 1: make "
+            f"both text, with df.astype({{{column.name!r}: str}}), or read both files alike"
+        )
     if column.isna().any() or train_column.isna().any():
         raise ValueError(f"column {column.name!r} has missing values; drop those rows first")
     values = pd.Index(train_column.unique())
@@ -198,8 +193,8 @@ def encode_ratings(df: pd.DataFrame, train: pd.DataFrame | None = None) -> pd.Da
         (a row can count as both).
     """
     train = df if train is None else train
-    _require_columns(df, ["userId", "movieId"], "df")
-    _require_columns(train, ["userId", "movieId"], "train")
+    our_names(df.columns, None, "df", COLUMNS[:2])
+    our_names(train.columns, None, "train", COLUMNS[:2])
     if ("n_users" in df.attrs) != ("n_users" in train.attrs):
         raise ValueError("one of df and train is encoded already: give both with original ids")
     _, users, n_users = encode_column(df["userId"], train["userId"])
@@ -243,18 +238,19 @@ def interaction_matrix(
     df = check_ratings(df)
     if shape is None and "n_users" in df.attrs:
         shape = (df.attrs["n_users"], df.attrs["n_items"])
+    ids = [df[name] for name in COLUMNS[:2]]
     if shape is None:
-        users, rows = np.unique(df["userId"], return_inverse=True)
-        items, columns = np.unique(df["movieId"], return_inverse=True)
+        (rows, users), (columns, items) = (pd.factorize(column, sort=True) for column in ids)
         shape = (len(users), len(items))
+        if _count_from_0(users, items) and max(users[-1] - shape[0], items[-1] - shape[1]) >= 0:
+            warnings.warn(
+                "these ids count from 0, with gaps, and are numbered anew: if they are codes that "
+                "lost their attrs (in a merge, in a file), give shape=(n_users, n_items); if they "
+                "are ids, encode_ratings(df) numbers them",
+                stacklevel=2,
+            )
     else:
-        rows, columns = df["userId"].to_numpy(), df["movieId"].to_numpy()
-        for name, ids, n in (("userId", rows, shape[0]), ("movieId", columns, shape[1])):
-            if ids.min() < 0 or ids.max() >= n:
-                raise ValueError(
-                    f"{name} must lie in 0 ... {n - 1} to be a position in a matrix of shape "
-                    f"{shape}, but goes from {ids.min()} to {ids.max()}"
-                )
+        rows, columns = (_positions(ids[axis], axis, shape) for axis in (0, 1))
     values = df["rating"].to_numpy("float32")
     if threshold is not None:
         check_number("threshold", threshold)
@@ -267,6 +263,23 @@ def interaction_matrix(
     return sparse.csr_matrix((values, (rows, columns)), shape=shape)
 
 
+def _count_from_0(users: pd.Index, items: pd.Index) -> bool:
+    """Tell if sorted ids may be codes: whole numbers from 0, of users or of items."""
+    whole = users.dtype == items.dtype == np.int64
+    return bool(whole and min(users[0], items[0]) == 0)
+
+
+def _positions(ids: pd.Series, axis: int, shape: tuple[int, int]) -> np.ndarray:
+    n = shape[axis]
+    wrong = ids if ids.dtype != np.int64 else ids[(ids < 0) | (ids >= n)]
+    if len(wrong):
+        raise ValueError(
+            f"{ids.name} must lie in 0 ... {n - 1} to be a position in a matrix of shape {shape}, "
+            f"but {wrong.iloc[0]} doesn't. Raw ids have to be encoded first: encode_ratings(df, train)"
+        )
+    return ids.to_numpy()
+
+
 def leave_n_out(
     matrix: Any, n: int = 10, seed: int | np.random.Generator = 2017
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
@@ -275,7 +288,7 @@ def leave_n_out(
     Parameters
     ----------
     matrix
-        Sparse, shape (n_users, n_items).
+        Shape (n_users, n_items).
     n
         Entries to hold out per user, at least 1.
     seed
@@ -288,11 +301,12 @@ def leave_n_out(
 
     Raises
     ------
+    TypeError
+        A table instead of a matrix.
     ValueError
         `n` below 1, or so large that nobody has more than `n` entries.
     """
-    matrix = sparse.csr_matrix(matrix, copy=True)
-    matrix.sum_duplicates()
+    matrix = sparse.csr_matrix(check_matrix("the matrix", matrix, may_be_empty=True))
     counts = np.diff(matrix.indptr)  # (n_users,)
     check_number("n", n, at_least=1, whole=True)
     if not (counts > n).any():
@@ -314,34 +328,6 @@ def _keep(matrix: sparse.csr_matrix, entries: np.ndarray) -> sparse.csr_matrix:
     kept_before = np.concatenate([[0], np.cumsum(entries)])
     parts = matrix.data[entries], matrix.indices[entries], kept_before[matrix.indptr]
     return sparse.csr_matrix(parts, shape=matrix.shape)
-
-
-def _numbers(column: pd.Series, whole: bool, source: str) -> np.ndarray:
-    """Return the column as int64 (`whole`) or float64, or say where it holds something else."""
-    numbers = pd.to_numeric(column, errors="coerce")
-    values = numbers.to_numpy("float64", na_value=np.nan)
-    good = np.isfinite(values)
-    if whole:
-        good &= (values == np.round(values)) & (abs(values) < 2**63)
-    if not good.all():
-        row = int(good.argmin())
-        raise ValueError(
-            f"{source}: {column.name} must be a {'whole' if whole else 'finite'} number, but is "
-            f"{column.iloc[[row]].tolist()[0]!r} in row {row + 1} of {len(column)} "
-            f"({(~good).sum()} such rows)"
-        )
-    return numbers.to_numpy("int64") if whole else values
-
-
-def _require_columns(df: pd.DataFrame, wanted: list[str], source: str) -> None:
-    for column in wanted:
-        if column not in df.columns:
-            found = [str(c) for c in df.columns]
-            lower = {c.lower().replace("_", ""): c for c in found}
-            near = get_close_matches(column.lower(), lower, n=1, cutoff=0.5)
-            hint = f"; rename {lower[near[0]]!r} to {column!r}?" if near else ""
-            hint = hint or ("; a comma must stand between columns" if len(found) == 1 else "")
-            raise ValueError(f"{source}: there is no column {column!r} among {found}{hint}")
 
 
 def _unknown(name: str) -> str:
@@ -372,7 +358,7 @@ def item_features(movies: pd.DataFrame, items: Any = None) -> np.ndarray:
     ValueError
         If `movies` lacks one of the items.
     """
-    _require_columns(movies, ["movieId", "genres", "year"], "movies")
+    our_names(movies.columns, None, "movies", ["movieId", "genres", "year"])
     table = movies.drop_duplicates("movieId").set_index("movieId")
     wanted = np.sort(table.index) if items is None else np.asarray(items)
     if missing := set(wanted.tolist()) - set(table.index):

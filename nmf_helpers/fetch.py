@@ -1,8 +1,9 @@
 """Fetch ML-100K once, verify it, and keep it in a cache.
 
-ML-100K may not be passed on, so this package can't carry it. Two routes lead to it: GroupLens's own
-zip file, and the wheel of RecBole, a recommender library that has it as an example. Either way the
-ratings are the same verified bytes, and whichever archive came is kept as ``ml-100k.zip``.
+ML-100K may not be passed on, so this package can't carry it. Three routes lead to it: a copy of
+your own (environment variable ``NMF_ML100K``: a path or an address), GroupLens's zip file, and the
+wheel of RecBole, a recommender library that has it as an example. The ratings are the same verified
+bytes each time, and whichever archive came is kept as ``ml-100k.zip``.
 """
 
 import hashlib
@@ -16,23 +17,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from http.client import HTTPResponse
 from itertools import compress
 from pathlib import Path, PurePosixPath
 from threading import Thread
 from typing import NamedTuple
-from urllib.request import urlopen
 from zipfile import ZipFile
 
 from platformdirs import user_cache_dir
-from tqdm.auto import tqdm
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 URL_SHA256 = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
 WHEEL = "recbole==1.2.1"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
-STALE = 60  # seconds; nobody needs as long to write 5 MB
 RATINGS_SHA256 = "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"
+STALE = 60  # seconds; nobody needs as long to write 5 MB
 
 
 class ML100K(NamedTuple):
@@ -48,8 +46,14 @@ class FetchError(OSError):
 
 def cache_dir() -> Path:
     """Return the cache folder: environment variable NMF_DATA_DIR, or the platform's usual one."""
-    chosen = os.environ.get("NMF_DATA_DIR")
-    return Path(chosen or user_cache_dir("nmf_helpers", appauthor=False)).expanduser().absolute()
+    chosen = Path(os.environ.get("NMF_DATA_DIR") or user_cache_dir("nmf_helpers", False))
+    folder = chosen.expanduser()
+    if not folder.is_absolute():
+        raise FetchError(
+            f"NMF_DATA_DIR={chosen} means another folder in each notebook's: give the whole path, "
+            f"such as {folder.absolute()}"
+        )
+    return folder
 
 
 def fetch_100k(
@@ -59,15 +63,8 @@ def fetch_100k(
 ) -> ML100K:
     """Return the contents of ML-100K, fetching it if there is no good copy in the cache yet.
 
-    Parameters
-    ----------
-    path
-        The archive to read, or to fetch; ``ml-100k.zip`` in :func:`cache_dir` by default.
-    routes
-        Ways to get the archive, by name, in the order to try them; by default GroupLens, then the
-        package index that pip uses.
-    sha256
-        Checksum of the ratings.
+    The `routes` (by name; :func:`usual_routes` by default) are tried in their order, until one
+    gives an archive whose ratings have this checksum; it is kept at `path`.
 
     Raises
     ------
@@ -75,12 +72,7 @@ def fetch_100k(
         No route worked, or the cache can't be written.
     """
     path = path or cache_dir() / "ml-100k.zip"
-    routes = routes or {
-        URL: lambda: download(URL, URL_SHA256),
-        f"pip download {WHEEL}": lambda: pip_download(WHEEL, WHEEL_SHA256),
-    }
     failures = []
-    _sweep(path)
     if path.exists():
         try:
             return read_archive(path.read_bytes(), sha256)
@@ -90,7 +82,7 @@ def fetch_100k(
         check_writable(path.parent)
     except FetchError as error:
         raise FetchError("\n".join([*failures, str(error)])) from error
-    for name, route in routes.items():
+    for name, route in (routes or usual_routes()).items():
         try:
             archive = route()
             contents = read_archive(archive, sha256)
@@ -102,9 +94,23 @@ def fetch_100k(
     raise FetchError(
         "ML-100K could not be fetched. Tried:\n  - "
         + "\n  - ".join(failures)
-        + f"\nTwo ways out:\n  - get {URL} in any way you can, and put it at {path}\n"
+        + f"\nThree ways out:\n  - get {URL} in any way you can, and put it at {path}\n"
+        "  - set the environment variable NMF_ML100K to where a copy is: a path or an address\n"
         '  - work with the dataset that comes with this package: load_ratings("latest-small")'
     )
+
+
+def usual_routes() -> dict[str, Callable[[], bytes]]:
+    """Return the ways to get ML-100K, by name: a copy of one's own, GroupLens, a wheel."""
+    routes: dict[str, Callable[[], bytes]] = {}
+    if own := os.environ.get("NMF_ML100K"):
+        is_address = re.match("https?://", own)
+        routes[f"NMF_ML100K={own}"] = lambda: (
+            download(own) if is_address else Path(own).expanduser().read_bytes()
+        )
+    routes[URL] = lambda: download(URL, URL_SHA256)
+    routes[f"pip download {WHEEL}"] = lambda: pip_download(WHEEL, WHEEL_SHA256)
+    return routes
 
 
 def check_writable(folder: Path) -> None:
@@ -116,47 +122,35 @@ def check_writable(folder: Path) -> None:
         raise _unwritable(folder, error) from error
 
 
-def download(url: str, sha256: str, seconds: float = 120, stall: float = 10) -> bytes:
+def download(url: str, sha256: str | None = None, seconds: float = 120, stall: float = 10) -> bytes:
     """Download a small file into memory, with a progress bar, and verify it.
 
     Gives up after `stall` seconds without a byte, or `seconds` in all.
     """
-    deadline = time.monotonic() + seconds
-    content = bytearray()
-    with _open(url, seconds, stall) as response:
-        size = int(response.headers.get("Content-Length") or 0) or None
-        with tqdm(desc="ML-100K", total=size, unit="B", unit_scale=True, leave=False) as bar:
-            while chunk := response.read1(1 << 16):
-                content += chunk
-                bar.update(len(chunk))
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"too slow: {len(content)} bytes after {seconds} s")
-    _verify(bytes(content), sha256, "the download")
-    return bytes(content)
+    from pooch import HTTPDownloader  # here, because it takes a while to import
+    from tqdm.auto import tqdm
 
+    content = io.BytesIO()
+    answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
 
-def _open(url: str, seconds: float, stall: float) -> HTTPResponse:
-    """Open the address within `seconds`: in a thread, to be left behind if need be.
-
-    The time limit of urlopen counts from byte to byte, so it never ends for a server that drips
-    its headers, and not at all while a name is looked up.
-    """
-    answers: queue.SimpleQueue = queue.SimpleQueue()
-
-    def ask() -> None:
+    def work() -> None:
         try:
-            answers.put(urlopen(url, timeout=stall))
+            with tqdm(desc="ML-100K", unit="B", unit_scale=True, leave=False) as bar:
+                HTTPDownloader(bar, timeout=stall)(url, content, None)
+            answers.put(None)
         except Exception as error:
             answers.put(error)
 
-    Thread(target=ask, daemon=True).start()
+    # In a thread, for `stall` counts from byte to byte: it never ends for a server that drips.
+    Thread(target=work, daemon=True).start()
     try:
-        answer = answers.get(timeout=seconds)
+        if error := answers.get(timeout=seconds):
+            raise error
+        return _verified(content.getvalue(), sha256, "the download")
     except queue.Empty:
-        raise TimeoutError(f"too slow: no answer after {seconds} s") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+        raise TimeoutError(f"too slow: not done after {seconds} s") from None
+    finally:
+        content.close()  # whatever still writes to it, stops
 
 
 def pip_download(requirement: str, sha256: str, seconds: float = 120) -> bytes:
@@ -168,18 +162,14 @@ def pip_download(requirement: str, sha256: str, seconds: float = 120) -> bytes:
         command = [sys.executable, "-m", "pip", "download", requirement, "--no-deps"]
         command += ["--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
         command += ["--quiet", "--retries=0", "--timeout=10", f"--dest={folder}"]
-        with tqdm(desc=f"ML-100K, {requirement}", total=1, leave=False) as bar:
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-            except subprocess.TimeoutExpired:
-                raise TimeoutError(f"too slow: pip was not done after {seconds} s") from None
-            bar.update()
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"too slow: pip was not done after {seconds} s") from None
         if done.returncode:
             raise OSError((done.stderr.strip() or "pip failed").splitlines()[-1])
         (wheel,) = Path(folder).glob("*.whl")
-        content = wheel.read_bytes()
-    _verify(content, sha256, "the wheel")
-    return content
+        return _verified(wheel.read_bytes(), sha256, "the wheel")
 
 
 def read_archive(content: bytes, sha256: str = RATINGS_SHA256) -> ML100K:
@@ -200,7 +190,7 @@ def read_archive(content: bytes, sha256: str = RATINGS_SHA256) -> ML100K:
                 raise ValueError(f"the archive has an unsafe name in it: {name!r}")
         from_wheel = any(name.startswith("recbole/") for name in archive.namelist())
         contents = _read_wheel(archive) if from_wheel else _read_zip(archive)
-    _verify(contents.ratings, sha256, "u.data")
+    _verified(contents.ratings, sha256, "u.data")
     return contents
 
 
@@ -233,15 +223,20 @@ def _movie(number: str, title: str, genres: Iterable[str]) -> tuple[int, str, in
     return int(number), name.strip(), year, "|".join(genres)
 
 
-def _verify(content: bytes, expected: str, what: str) -> None:
-    if hashlib.sha256(content).hexdigest() != expected:
+def _verified(content: bytes, sha256: str | None, what: str) -> bytes:
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         page = content.lstrip()[:1] == b"<"
         hint = "; it is a web page, perhaps of a login or an error" if page else ""
         raise ValueError(f"{what} has a wrong checksum ({len(content):,} bytes{hint})")
+    return content
 
 
 def _store(content: bytes, path: Path) -> None:
     """Write under another name, then rename: the file is never there in half."""
+    for left in path.parent.glob(f"{path.name}.*.part"):  # by a process killed while it wrote
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may write at once
     try:
         part.write_bytes(content)
@@ -257,14 +252,6 @@ def _store(content: bytes, path: Path) -> None:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-def _sweep(path: Path) -> None:
-    """Remove what a process that was killed while writing has left behind."""
-    for part in path.parent.glob(f"{path.name}.*.part"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > STALE:
-                part.unlink()
 
 
 def _reason(error: Exception) -> str:
