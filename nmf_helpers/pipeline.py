@@ -168,6 +168,8 @@ class Pipeline(Settings):
         self.n_users, self.n_items = self.shape_ = self.train.shape
         data = self.train.data
         self.rating_range = (data.min(), data.max()) if len(data) else None
+        if not isinstance(evaluate_on, Mapping | None):
+            raise TypeError('evaluate_on takes parts by name: {"validation": matrix}')
         self.evaluate_on = {
             name: self._check_part(name, part) for name, part in (evaluate_on or {}).items()
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 FORMAT = 2  # of saved files
@@ -53,7 +55,12 @@ def write(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """
     path = Path(path).expanduser()
     content = plain({"format": FORMAT, **content})
-    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        writer = left.name.split(".")[-3]  # what a process that was killed has left behind
+        if writer.isdecimal() and not psutil.pid_exists(int(writer)):
+            left.unlink(missing_ok=True)
+    prefix = f"{path.name}.{os.getpid()}."
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
     try:
         with open(handle, "wb") as file:
             torch.save(content, file)

@@ -228,7 +228,7 @@ def test_a_process_killed_while_saving_leaves_the_old_file_and_the_next_save_wor
     saving.kill()
     saving.communicate()
     assert path.read_bytes() == before
-    fitted = Pipeline.load(path, test_pipeline.TRAIN, test_pipeline.TEST).fit()
+    fitted = Pipeline.load(path, test_pipeline.TRAIN, {"holdout": test_pipeline.TEST}).fit()
     fitted.save(path)
     assert list(tmp_path.iterdir()) == [path]
     test_pipeline.same_run(Pipeline.load(path), fitted)
@@ -389,7 +389,8 @@ def test_only_fetch_goes_to_the_network_by_https_and_with_checksums():
         imported |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         assert not imported & client or path.name == "fetch.py", path.name
         for url in re.findall(r"http://[^\s\"']+", path.read_text("utf-8")):
-            assert url.startswith("http://www.w3.org/"), url  # the name of a format, not a place
+            # The name of a format is no place, and this machine is not the network.
+            assert url.startswith(("http://www.w3.org/", "http://localhost:")), url
     source = (ROOT / "nmf_helpers" / "fetch.py").read_text("utf-8")
     for call in ("download(URL, URL_SHA256)", "pip_download(WHEEL, WHEEL_SHA256)"):
         assert call in source

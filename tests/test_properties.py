@@ -94,10 +94,10 @@ def check_the_negatives(train, test, seed):
     full = (taken.all(axis=1) & (test.getnnz(axis=1) > 0)).any()
     if full:
         with pytest.raises(ValueError, match="has interacted with all"):
-            PairwiseInteractions(test, avoid=train)
+            PairwiseInteractions(test, exclude=train)
         return
     source = torch.Generator().manual_seed(seed)
-    dataset = PairwiseInteractions(test, avoid=train, generator=source)
+    dataset = PairwiseInteractions(test, exclude=train, generator=source)
     (users, (positives, negatives)), _ = dataset[torch.arange(len(dataset)).repeat(20)]
     assert test.toarray()[users, positives].all()
     assert not taken[users, negatives].any()

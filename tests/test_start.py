@@ -271,7 +271,7 @@ def serve(tmp_path):
         for line in running[-1].stdout:
             said += line
             if address := re.search(r"(http://.*?:\d+)(/\S+)\?token=(\w+)", line):
-                return said, *address.groups()
+                return said, address[1], address[3], address[2]
         raise AssertionError(f"it ended:\n{said}")
 
     yield begin
@@ -297,7 +297,7 @@ def ask(address, token, path, **changes):
 
 def test_two_days_in_a_folder_of_ones_own(serve, tmp_path):
     mine = tmp_path / "Zoë und Ich"
-    said, address, page, token = serve("2", "--folder", str(mine))
+    said, address, token, page = serve("2", "--folder", str(mine))
     assert f"Your notebooks are in {mine}." in said
     assert "ML-100K could not be fetched" in said and "The others don't: go on." in said
     assert page == "/lab/tree/02-dot-product-mf.ipynb"
@@ -310,7 +310,7 @@ def test_two_days_in_a_folder_of_ones_own(serve, tmp_path):
     notebook = json.loads(ask(address, token, path))["content"]
     notebook["cells"][2]["source"] = ANSWER
     ask(address, token, path, type="notebook", content=notebook)
-    said, address, page, token = serve("--folder", str(mine))  # the next day, without a number
+    said, address, token, page = serve("--folder", str(mine))  # the next day, without a number
     assert page == "/lab/tree/02-dot-product-mf.ipynb"
     again = json.loads(ask(address, token, path))["content"]
     assert again["cells"][2]["source"] == ANSWER
