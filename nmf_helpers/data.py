@@ -275,7 +275,7 @@ def _positions(ids: pd.Series, axis: int, shape: tuple[int, int]) -> np.ndarray:
     if len(wrong):
         raise ValueError(
             f"{ids.name} must lie in 0 ... {n - 1} to be a position in a matrix of shape {shape}, "
-            f"but {wrong.iloc[0]} doesn't. Raw ids have to be encoded first: encode_ratings(df, train)"
+            f"but {wrong.iloc[0]} doesn't: encode raw ids first, encode_ratings(df, train)"
         )
     return ids.to_numpy()
 

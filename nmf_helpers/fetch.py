@@ -135,11 +135,12 @@ def download(url: str, sha256: str | None = None, seconds: float = 120, stall: f
 
     def work() -> None:
         try:
-            with tqdm(desc="ML-100K", unit="B", unit_scale=True, leave=False) as bar:
-                HTTPDownloader(bar, timeout=stall)(url, content, None)
+            # A bar without a total is neither true nor false; pooch asks, and sets the real one.
+            with tqdm(desc="ML-100K", total=1, unit="B", unit_scale=True, leave=False) as bar:
+                HTTPDownloader(bar, chunk_size=256, timeout=stall)(url, content, None)
             answers.put(None)
         except Exception as error:
-            answers.put(error)
+            answers.put(error.with_traceback(None))  # which would keep the connection open
 
     # In a thread, for `stall` counts from byte to byte: it never ends for a server that drips.
     Thread(target=work, daemon=True).start()

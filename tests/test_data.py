@@ -150,45 +150,6 @@ def test_a_compressed_csv_loads_too():
     assert load_ratings(path).equals(load_ratings())
 
 
-GOOD = "userId,movieId,rating\n1,10,4\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("", "can't be read as a CSV"),
-        ("userId,movieId,rating\n", "no ratings, only column names"),
-        ("user_id,movieId,rating\n1,2,3\n", "no column 'userId' .* rename 'user_id' to 'userId'"),
-        ("userId,itemId,rating\n1,2,3\n", "no column 'movieId' .* rename 'itemId'"),
-        ("userId,movieId,Rating\n1,2,3\n", "no column 'rating' .* rename 'Rating'"),
-        ("userId;movieId;rating\n1;2;3\n", "a comma must stand between columns"),
-        (GOOD + "1,11,good\n", "rating must be a finite number, but is 'good' in row 2"),
-        (GOOD + "1,11,\n", "rating must be a finite number, but is nan in row 2"),
-        (GOOD + "1,11,inf\n", "rating must be a finite number, but is inf in row 2"),
-        (GOOD + "1,tt11,3\n", "movieId must be a whole number, but is 'tt11' in row 2"),
-        (GOOD + "1.5,11,3\n", "userId must be a whole number, but is .*1.5.* in row 2"),
-        (GOOD + "1e30,11,3\n", "userId must be a whole number"),
-        (GOOD + ",11,3\n", "userId must be a whole number, but is nan in row 2"),
-        (GOOD + "1,10,5\n", "user 1 rates movie 10 more than once"),
-        ("userId,movieId,rating,timestamp\n1,2,3,noon\n", "timestamp must be a whole number"),
-        (GOOD + "1,2,3,4,5\n", "can't be read as a CSV"),
-    ],
-)
-def test_a_file_that_is_no_ratings_table_is_refused_by_name_and_reason(tmp_path, text, complaint):
-    path = tmp_path / "my.csv"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=complaint) as error:
-        load_ratings(path)
-    assert "my.csv" in str(error.value)
-
-
-def test_a_file_that_is_not_text_is_refused(tmp_path):
-    path = tmp_path / "ratings.csv"
-    path.write_bytes(b"userId,movieId,rating\n\xff\xfe\x00\x81")
-    with pytest.raises(ValueError, match="can't be read"):
-        load_ratings(path)
-
-
 def test_a_missing_file_is_reported_with_the_folder_searched(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file mine\.csv in .*" + tmp_path.name):
         load_ratings(tmp_path / "mine.csv")

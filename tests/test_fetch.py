@@ -183,7 +183,7 @@ def test_a_download_arrives_whole(serve):
 def test_a_truncated_download_is_noticed(serve):
     content = grouplens_zip()
     url = serve(reply(content[: len(content) // 2], length=len(content)))
-    with pytest.raises(ValueError, match="wrong checksum"):
+    with pytest.raises(OSError, match="IncompleteRead"):
         download(url, digest(content))
 
 
@@ -206,14 +206,15 @@ def test_a_server_that_falls_silent_is_given_up(serve):
 
     quiet = threading.Event()
     url = serve(answer)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(OSError, match="timed out"):
         download(url, SHA256, stall=0.2)
     quiet.set()
 
 
 def test_a_server_that_never_answers_is_given_up():
-    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(TimeoutError):
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(OSError) as gave_up:
         download(f"http://127.0.0.1:{server.getsockname()[1]}/", SHA256, stall=0.2)
+    assert "timed out" in str(gave_up.value)
 
 
 def test_a_server_that_drips_is_given_up(serve):
@@ -227,7 +228,7 @@ def test_a_server_that_drips_is_given_up(serve):
             hung_up.set()
 
     hung_up = threading.Event()
-    with pytest.raises(TimeoutError, match=r"too slow: \d+ bytes after 0\.3 s"):
+    with pytest.raises(TimeoutError, match=r"too slow: not done after 0\.3 s"):
         download(serve(answer), SHA256, seconds=0.3, stall=5)
     assert hung_up.wait(20)
 
@@ -244,7 +245,7 @@ def test_a_server_that_drips_its_headers_is_given_up():
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=drip)
         thread.start()
-        with pytest.raises(TimeoutError, match=r"too slow: no answer after 0\.3 s"):
+        with pytest.raises(TimeoutError, match=r"too slow: not done after 0\.3 s"):
             download(f"http://127.0.0.1:{server.getsockname()[1]}/", SHA256, seconds=0.3)
         over.set()
         thread.join()

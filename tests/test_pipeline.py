@@ -468,7 +468,7 @@ def test_data_that_cannot_work_is_refused():
         build(holdout=TEST[:59])
     with pytest.raises(ValueError, match="entries of holdout are in train as well"):
         build(holdout=TRAIN)
-    with pytest.raises(TypeError, match='takes parts by name: {"validation": matrix}'):
+    with pytest.raises(TypeError, match="takes parts by name"):
         Pipeline(TRAIN, evaluate_on=TEST)
     with pytest.raises(ValueError, match="holdout is empty"):
         build(holdout=sp.csr_matrix(TRAIN.shape))

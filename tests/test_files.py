@@ -1,0 +1,377 @@
+"""Anybody's file of ratings: the right table, or an error that names file and line."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nmf_helpers.data import COLUMNS, check_ratings, load_ratings
+
+NAMES = "userId,movieId,rating"
+ONE = (NAMES + "\n7,20,4.5\n").encode()
+ROW = [[7], [20], [4.5]]
+BIG = 76561198122624101  # above 2**53, as Steam's ids are
+
+
+def zipped(**files):
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return memory.getvalue()
+
+
+def read(folder, content, name="my.csv", **options):
+    """Load a file of this content; options that are no arguments of ours are left out."""
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return load_ratings(folder / name, **options)
+
+
+RIGHT = {  # name: (content, arguments, columns)
+    "spaces": (f"{NAMES}\n 7, 20, 4.5\n", {}, ROW),
+    "any order, other columns": ("movieId,note,userId,rating\n20,x,7,4.5\n", {}, ROW),
+    "a comma at each end": (f"{NAMES}\n1,10,4,\n2,20,5,\n", {}, [[1, 2], [10, 20], [4, 5]]),
+    "an index with an empty name": (f",{NAMES}\n0,7,20,4.5\n", {}, ROW),
+    "semicolons, decimal commas": ("userId;movieId;rating\n7;20;4,5\n", {}, ROW),
+    "semicolons, decimal points": ("userId;movieId;rating\n7;20;4.5\n", {}, ROW),
+    "semicolons, a decimal point by word": (
+        "userId;movieId;rating\n7;20;1.234\n", {"decimal": "."}, [[7], [20], [1.234]]),
+    "decimal commas by word": (f'{NAMES}\n7,20,"4,5"\n', {"decimal": ","}, ROW),
+    "tabs": (NAMES.replace(",", "\t") + "\n7\t20\t4.5\n", {}, ROW),
+    "bars by word": (NAMES.replace(",", "|") + "\n7|20|4.5\n", {"sep": "|"}, ROW),
+    "colons with names": ("userId::movieId::rating\n7::20::4.5\n", {}, ROW),
+    "u.data": ("7\t20\t4\t881250949\n", {}, [[7], [20], [4], [881250949]]),
+    "ratings.dat": ("7::20::4.5::978300760\n", {}, [*ROW, [978300760]]),
+    "no names": ("20,x,7,4.5\n", {"columns": ["movieId", None, "userId", "rating"]}, ROW),
+    "other names": ("who,isbn,rating\n7,20,4.5\n", {"columns": {"who": "userId", "isbn": "movieId"}}, ROW),  # noqa: E501
+    "a column left out": (
+        f"{NAMES},timestamp\n7,20,4.5,noon\n", {"columns": {"timestamp": None}}, ROW),
+    "Windows": ("\ufeff" + NAMES + "\r\n7,20,4.5\r\n", {}, ROW),
+    "an old Mac": (NAMES + "\r7,20,4.5\r", {}, ROW),
+    "blank lines": (f"\n\n{NAMES}\n\n7,20,4.5\n  \n\n", {}, ROW),
+    "UTF-16": ((NAMES + "\n7,ZoÃ«,4.5\n").encode("utf-16"), {}, [[7], ["ZoÃ«"], [4.5]]),
+    "latin-1 by word": (
+        f"{NAMES}\n7,Zoë,4.5\n".encode("latin-1"), {"encoding": "latin-1"}, [[7], ["Zoë"], [4.5]]),
+    "gzip under another name": (gzip.compress(ONE), {}, ROW),
+    "unpacked by the browser": (ONE, {"name": "ratings.csv.gz"}, ROW),
+    "bz2": (bz2.compress(ONE), {"name": "my.csv.bz2"}, ROW),
+    "xz": (lzma.compress(ONE), {"name": "my.csv.xz"}, ROW),
+    "zip": (zipped(**{"my.csv": ONE}), {"name": "my.zip"}, ROW),
+    "quotes": (
+        f'{NAMES}\n"a, ""b""\nc",20,4.5\n', {}, [['a, "b"\nc'], [20], [4.5]]),
+    "ids as text": (f"{NAMES}\n007,080442957X,4\n7,1,5\n", {}, [["007", "7"], ["080442957X", "1"], [4, 5]]),  # noqa: E501
+    "big ids beside a decimal": (
+        f"{NAMES}\n{BIG},1,4\n{BIG + 2},1,4\n5.0,1,4\n", {}, [[BIG, BIG + 2, 5], [1] * 3, [4] * 3]),
+    "ids beyond int64": (f"{NAMES}\n{2**63},1,4\n5,1,3\n", {}, [[f"{2**63}", "5"], [1, 1], [4, 3]]),
+    "dates": (
+        f"{NAMES},timestamp\n1,2,3,2001-01-01\n1,3,3,2001-01-01T01:00:00+01:00\n1,4,3,978307200\n",
+        {}, [[1] * 3, [2, 3, 4], [3] * 3, [978307200] * 3]),
+    "twice, the last": (f"{NAMES}\n7,20,1\n8,20,1\n7,20,4.5\n", {"keep": "last"},
+                        [[8, 7], [20, 20], [1, 4.5]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_a_clear_file_is_read_right(tmp_path, case):
+    content, options, columns = RIGHT[case]
+    df = read(tmp_path, content, **options)
+    assert [df[name].tolist() for name in df] == columns
+    assert df["rating"].dtype == "float64"
+    ids = zip(columns[:2], (df["userId"], df["movieId"]), strict=True)
+    assert all(got.dtype == "int64" or isinstance(wanted[0], str) for wanted, got in ids)
+
+
+WHICH = "say which is which, columns="
+REFUSED = {  # name: (content, arguments, line, complaint)
+    "nothing": ("\n", {}, 1, "the file is empty"),
+    "names alone": (f"{NAMES}\n", {}, 1, "no ratings, only column names"),
+    "row names of R": ('"userId","movieId","rating"\n"1",7,318,5\n', {}, 2, "4 fields.*Row names"),
+    "row names before a column that may be empty": (
+        f"{NAMES},note\n1,7,20,4,\n", {}, 2, "5 fields"),
+    "a field too few": (f"{NAMES},note\n7,20,4,x\n7,21,4\n", {}, 3, "3 fields.* 4 columns"),
+    "a field too many": (f"{NAMES}\n7,20,4\n1,2,3,4,5\n", {}, 3, "5 fields"),
+    "no names, commas": (
+        "1,31,2.5,1260759144\n", {}, 1,
+        r"the first line holds no column names.*columns=\['userId', 'movieId', 'rating', 'timesta"),
+    "tabs in another order than u.data": ("7\t20\t881250949\t4\n", {}, 1, "no column names"),
+    "too few names": ("1,31,2.5,9\n", {"columns": NAMES.split(",")}, 1, "has 4 fields.*has 3"),
+    "names where none should be": (
+        "user,item,stars\n1,2,3\n", {"columns": NAMES.split(",")}, 1, "seems to hold column names"),
+    "other names": (
+        "User-ID;ISBN;Book-Rating\n1;2;3\n", {}, 1,
+        WHICH + "{'User-ID': 'userId', 'ISBN': 'movieId', 'Book-Rating': 'rating'}"),
+    "RecBole's names": (
+        "user_id:token\titem_id:token\trating:float\n1\t2\t3\n", {}, 1,
+        WHICH + "{'user_id:token': 'userId', 'item_id:token': 'movieId', 'rating:float': 'rating'}"),  # noqa: E501
+    "a name in capitals": ("userId,movieId,Rating\n1,2,3\n", {}, 1, WHICH + "{'Rating': 'rating'}"),
+    "a name nobody can guess": ("x,movieId,rating\n1,2,3\n", {}, 1, r"columns={'\?userId': 'userId'}"),  # noqa: E501
+    "a wrong name": ("user,movieId,rating\n1,2,3\n", {"columns": {"usr": "userId"}}, 1,
+                     "did you mean 'user'"),
+    "a name twice": (f"{NAMES},rating\n1,2,3,4\n", {}, 1, "two columns 'rating'"),
+    "two ways to cut": ("1;2,3;4,5\n", {"columns": NAMES.split(",")}, 1, "say which, with sep="),
+    "thousands or decimals": ("userId;movieId;rating\n1;2;1.234\n", {}, 2, 'decimal=","'),
+    "a decimal comma beside a point": ("userId;movieId;rating\n1;2;4,5\n1;3;3.5\n", {}, 3, "'3.5'"),
+    "a decimal comma in quotes": (f'{NAMES}\n1,2,"4,5"\n', {}, 2, 'say decimal=","'),
+    "a word for a rating": (f"{NAMES}\n7,20,4\n7,21,good\n7,22,bad\n", {}, 3, "'good'.*2 such rows"),  # noqa: E501
+    "no rating": (f"{NAMES}\n7,20,4\n7,21,\n", {}, 3, "rating must be a finite number, but is ''"),
+    "NaN": (f"{NAMES}\n\n7,20,NaN\n", {}, 3, "'NaN'"),
+    "infinite": (f"{NAMES}\n7,20,1e999\n", {}, 2, "'1e999'"),
+    "a broken id": (f"{NAMES}\n7,20,4\n1.5,11,3\n", {}, 3, "userId must be a whole .*'1.5'"),
+    "an id as a float": (f"{NAMES}\n7,1e30,4\n", {}, 2, "movieId must be a whole .*'1e30'"),
+    "an empty id": (f'{NAMES}\n"a\nb",20,4\n,11,3\n', {}, 4, "userId .*''"),
+    "a missing id": (f"{NAMES}\nann,20,4\nnull,11,3\n", {}, 3, "userId .*'null'"),
+    "one movie twice": (f"{NAMES}\n7,20,4\n7,21,4\n7,20,5\n", {}, 4, "user 7 rates movie 20 more"),
+    "noon": (f"{NAMES},timestamp\n1,2,3,noon\n", {}, 2, "timestamp must be .*'noon'"),
+    "day or month first": (f"{NAMES},timestamp\n1,2,3,01/02/2001\n", {}, 2, "a date as 2001-12-31"),
+    "a day without dashes": (f"{NAMES},timestamp\n1,2,3,20010102\n", {}, 2, "20010102"),
+    "milliseconds": (f"{NAMES},timestamp\n1,2,3,1260759144000\n", {}, 2, r"below 10\*\*11"),
+    "an empty time": (f"{NAMES},timestamp\n1,2,3,978307200\n1,3,3,\n", {}, 3, "timestamp .*''"),
+    "a comment": (f"{NAMES}\n7,20,4\n#7,21,5\n", {}, 3, "may be a comment"),
+    "a quote without its partner": (f'{NAMES}\n7,20,4\n7,"21,5\n7,22,5\n', {}, 3, "unexpected end"),
+    "latin-1": (f"{NAMES}\n7,Zoë,4\n".encode("latin-1"), {}, 2, 'encoding="latin-1"'),
+    "an unknown encoding": (ONE, {"encoding": "lation-1"}, None, "no encoding 'lation-1'"),
+    "no text": (b"userId,movieId,rating\n\x00\x01", {}, 2, "no text"),
+    "half a gzip": (gzip.compress(ONE)[:-9], {"name": "r.csv.gz"}, None, "can't be unpacked"),
+    "a workbook": (zipped(a=b"", b=b""), {"name": "my.xlsx"}, None, "2 files in one.*CSV"),
+    "half a Parquet": (b"PAR1", {}, None, "can't be read as Parquet"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_unclear_file_is_refused_by_name_line_and_reason(tmp_path, case):
+    content, options, line, complaint = REFUSED[case]
+    with pytest.raises(ValueError, match=complaint) as error:
+        read(tmp_path, content, **options)
+    assert str(tmp_path / options.get("name", "my.csv")) in str(error.value)
+    assert line is None or f"line {line}" in str(error.value)
+
+
+def test_a_file_stays_as_it_was_and_may_lie_anywhere(tmp_path):
+    folder = tmp_path / "Übung 1"
+    folder.mkdir()
+    assert read(folder, ONE, "my ratings.csv").equals(load_ratings(str(folder / "my ratings.csv")))
+    assert (folder / "my ratings.csv").read_bytes() == ONE
+
+
+def test_a_missing_file_is_reported_with_the_folder_searched(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file mine\.csv in .*" + tmp_path.name):
+        load_ratings(tmp_path / "mine.csv")
+
+
+def test_parquet_is_read_or_the_missing_reader_named(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    dates = pd.to_datetime(["2001-01-01T01:00:00+01:00"])
+    df = pd.DataFrame({"who": ["007"], "movieId": [BIG], "rating": [4], "timestamp": dates})
+    df.to_parquet(tmp_path / "my.parquet")
+    read = load_ratings(tmp_path / "my.parquet", columns={"who": "userId"})
+    assert read.iloc[0].tolist() == ["007", BIG, 4.0, 978307200]
+    with pytest.raises(ValueError, match=r"my\.parquet: there is no column 'userId'.*'who'"):
+        load_ratings(tmp_path / "my.parquet")
+
+    def missing(path):
+        raise ImportError
+
+    monkeypatch.setattr(pd, "read_parquet", missing)
+    with pytest.raises(ValueError, match=r"my\.parquet is Parquet: pip install pyarrow"):
+        load_ratings(tmp_path / "my.parquet")
+
+
+# Tables that are loaded already
+
+GOOD = {"userId": [7], "movieId": [20], "rating": [4.5]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "values"),
+    [
+        ({"userId": ["7"], "rating": ["4.5"]}, [7, 20, 4.5]),
+        ({"movieId": pd.array([2**62 + 1], "Int64")}, [7, 2**62 + 1, 4.5]),
+        ({"userId": pd.Categorical(["b"], categories=["a", "b"])}, ["b", 20, 4.5]),
+        ({"userId": [7.0], "rating": [True]}, [7, 20, 1.0]),
+        *(
+            ({"timestamp": pd.to_datetime(["2001-01-01"]).as_unit(unit)}, [7, 20, 4.5, 978307200])
+            for unit in ("s", "ms", "us", "ns")
+        ),
+        ({"timestamp": pd.to_datetime(["1969-12-31T23:59:59.5Z"])}, [7, 20, 4.5, -1]),
+        ({"timestamp": pd.Series([datetime(2001, 1, 1).date()])}, [7, 20, 4.5, 978307200]),
+    ],
+)
+def test_a_table_is_taken_whatever_the_types_of_its_columns(columns, values):
+    checked = check_ratings(pd.DataFrame(GOOD | columns))
+    assert [checked[name].item() for name in checked] == values
+
+
+@pytest.mark.parametrize(
+    ("columns", "complaint"),
+    [
+        ({"userId": [2.0**53]}, "userId must be a whole number"),
+        ({"userId": pd.array([2**63], "UInt64")}, "userId must be a whole number"),
+        ({"userId": [True]}, "userId must be a whole number"),
+        ({"userId": ["nan"]}, "userId must be .*'nan' in row 1 of 1"),
+        ({"movieId": [None]}, "movieId must be"),
+        ({"rating": pd.array([pd.NA], "Float64")}, "rating must be a finite number"),
+        ({"timestamp": [pd.NaT]}, "timestamp must be"),
+    ],
+)
+def test_a_table_is_refused_by_column_and_row(columns, complaint):
+    with pytest.raises(ValueError, match="^mine: " + complaint):
+        check_ratings(pd.DataFrame(GOOD | columns), "mine")
+
+
+def test_a_column_twice_is_refused():
+    df = pd.DataFrame([[1, 1, 3, 4]], columns=["userId", "movieId", "rating", "rating"])
+    with pytest.raises(ValueError, match="two columns 'rating'"):
+        check_ratings(df)
+
+
+junk = st.one_of(
+    st.none(), st.text(max_size=3), st.floats(), st.integers(), st.booleans(),
+    st.sampled_from(["3", "nan", "1e400", "2,5", float("inf"), pd.NaT]),
+)  # fmt: skip
+names = st.sampled_from(["userId", "movieId", "rating", "timestamp", "user", "Rating", "", 0])
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(names, st.lists(junk, min_size=3, max_size=3)), st.integers(0, 3))
+def test_whatever_a_table_holds_it_is_read_or_refused_with_a_sentence(columns, n_rows):
+    df = pd.DataFrame(columns)[:n_rows]
+    try:
+        checked = check_ratings(df, "mine.csv")
+    except ValueError as error:
+        assert str(error).startswith("mine.csv: ")
+    else:
+        assert len(checked) == len(df) > 0
+        assert np.isfinite(checked["rating"]).all()
+        assert "timestamp" not in checked or checked["timestamp"].dtype == np.int64
+        assert not checked.duplicated(["userId", "movieId"]).any()
+
+
+# Files with everything at once
+
+
+ID_KINDS = [
+    st.integers(0, 30).map(str),
+    st.integers(BIG, BIG + 3).map(str),
+    st.integers(2**63 - 2, 2**63 + 1).map(str),
+    st.integers(1, 12).map("{:03d}".format),
+    st.sampled_from(["080442957X", "Zoë", 'say "hi"', "a, b", "x;y", "two\nlines", "b12e4", "7"]),
+]
+STARS = ["0.5", "3", "4.5", "10", "1.234", "-2.25"]
+TIMES = {"seconds": "%s", "iso": "%Y-%m-%dT%H:%M:%SZ", "slashes": "%d/%m/%Y"}
+ODDITIES = [
+    "row names", "duplicate", "NaN", "infinite", "empty", "a point zero", "trailing", "blank",
+    "CRLF", "BOM", "latin-1", "gz", "named gz", "quote all", "decimal comma", "note", "a field less",  # noqa: E501
+    "comment", "other names", "no names",
+]  # fmt: skip
+FAULTS = {"row names", "duplicate", "NaN", "infinite", "empty", "a field less", "comment"}
+CLEAR = {
+    "a point zero", "blank", "CRLF", "BOM", "gz", "named gz", "quote all", "note", "no names",
+    "other names",
+}  # fmt: skip
+
+
+@st.composite
+def files(draw):
+    """Draw (bytes, name, arguments, the truth or None where there is none, must it be read)."""
+    odd = draw(st.sets(st.sampled_from(ODDITIES), max_size=5))
+    sep, time = draw(st.sampled_from([",", ";", "\t", "::"])), draw(st.sampled_from([*TIMES, None]))
+    user, item = draw(st.sampled_from(ID_KINDS)), draw(st.sampled_from(ID_KINDS))
+    row = st.tuples(user, item, st.sampled_from(STARS), st.integers(9 * 10**8, 10**9))
+    rows = draw(st.lists(row, min_size=1, max_size=6, unique_by=lambda row: row[:2]))
+    if sep == "::":
+        odd -= {"quote all"}
+    if "row names" in odd:
+        odd -= {"a field less"}  # together they can make a file without a fault
+    ids = [[row[place] for row in rows] for place in (0, 1)]
+    stars, seconds = [row[2] for row in rows], [row[3] for row in rows]
+    truth = [*map(as_ids, ids), [float(star) for star in stars], seconds]
+    if "a point zero" in odd and all(isinstance(value, int) for value in truth[0]):
+        ids[0][0] += ".0"
+    if "decimal comma" in odd:
+        stars = [star.replace(".", ",") for star in stars]
+    for oddity, text in (("NaN", "NA"), ("infinite", "inf"), ("empty", "")):
+        if oddity in odd:
+            stars[draw(st.integers(0, len(rows) - 1))] = text
+    columns = {"userId": ids[0], "movieId": ids[1], "rating": stars}
+    if time:
+        columns["timestamp"] = [
+            datetime.fromtimestamp(second, UTC).strftime(TIMES[time].replace("%s", str(second)))
+            for second in seconds
+        ]
+    else:
+        truth = truth[:3]
+    if "note" in odd:
+        columns["note"] = ["" if place % 2 else "fine" for place in range(len(rows))]
+    order = draw(st.permutations([*columns]))
+    body = [list(fields) for fields in zip(*(columns[name] for name in order), strict=True)]
+    return laid_out(draw, odd, sep, order, body, truth, clear=time != "slashes" and sep != ";")
+
+
+def as_ids(texts):
+    whole = all(
+        text == "0" or (text.isascii() and text.isdigit() and text[0] != "0") for text in texts
+    )
+    return [int(t) for t in texts] if whole and max(map(int, texts)) < 2**63 else texts
+
+
+def laid_out(draw, odd, sep, order, body, truth, clear):
+    """Put a table into a file, its oddities between."""
+    options, header = {}, [f"My{name}" if "other names" in odd else name for name in order]
+    body += body[:1] * ("duplicate" in odd)
+    if "row names" in odd:  # as R writes them
+        body = [[f"{row}", *(t or "NA" for t in fields)] for row, fields in enumerate(body, 1)]
+    if "a field less" in odd:
+        body[-1] = body[-1][:-1]
+    if "comment" in odd:
+        body.insert(draw(st.integers(0, len(body))), ["# checked", *[""] * (len(order) - 1)])
+    if odd & {"no names", "other names"}:
+        by_name = {
+            theirs: ours for theirs, ours in zip(header, order, strict=True) if ours in COLUMNS
+        }
+        named = draw(st.booleans())
+        options |= {"columns": list(order) if "no names" in odd else by_name} if named else {}
+        clear = clear and named
+    lines = [
+        sep.join(written(field, sep, "quote all" in odd) for field in fields)
+        for fields in ([] if "no names" in odd else [header]) + body
+    ]
+    if "trailing" in odd:
+        lines[1:] = [line + sep for line in lines[1:]]
+    lines.insert(draw(st.integers(0, len(lines))), "") if "blank" in odd else None
+    text = "\r\n".join([*lines, ""]) if "CRLF" in odd else "\n".join([*lines, ""])
+    content = text.encode(
+        "latin-1" if "latin-1" in odd else "utf-8-sig" if "BOM" in odd else "utf-8"
+    )
+    options |= {"encoding": "latin-1"} if "latin-1" in odd and draw(st.booleans()) else {}
+    options |= {"decimal": ","} if "decimal comma" in odd and draw(st.booleans()) else {}
+    name = "my.csv.gz" if odd & {"gz", "named gz"} else "my.csv"
+    content = gzip.compress(content) if "gz" in odd else content
+    return content, name, options, None if odd & FAULTS else truth, clear and odd <= CLEAR
+
+
+def written(field, sep, always):
+    quoted = always or any(letter in field for letter in (sep, '"', "\n"))
+    return '"' + field.replace('"', '""') + '"' if quoted else field
+
+
+@given(files())
+@settings(max_examples=300)
+def test_a_file_with_everything_is_read_right_or_refused_by_file_and_line(tmp_path_factory, file):
+    content, name, options, truth, clear = file
+    folder = tmp_path_factory.mktemp("f")
+    try:
+        df = read(folder, content, name, **options)
+    except ValueError as error:
+        assert not clear, error
+        assert str(folder / name) in str(error) and "line " in str(error)
+    else:
+        assert truth is not None, df
+        assert [df[column].tolist() for column in df] == truth
