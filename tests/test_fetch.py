@@ -385,7 +385,7 @@ except FetchError as error:
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user")
 def test_a_read_only_cache_can_be_read_but_not_filled(tmp_path):
     # Root may write anywhere: look at the folder as nobody.
-    for folder in [tmp_path, *tmp_path.parents][:3]:
+    for folder in [tmp_path, *tmp_path.parents][:4]:
         os.chmod(folder, 0o755)
     path = tmp_path / "ml-100k.zip"
     # (Once before, so that all modules are there: nobody may not read Python's own folder.)
