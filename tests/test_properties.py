@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from test_data import tables
 
 from nmf_helpers.data import (
-    check_ratings,
     encode_column,
     encode_ratings,
     interaction_matrix,
@@ -117,28 +116,6 @@ def test_what_is_encoded_by_train_can_be_decoded_again(df, fraction, seed):
     decoded = encoded.assign(**{c: encoded[c].map(back[c]).astype("int64") for c in back})
     seen = valid["userId"].isin(train["userId"]) & valid["movieId"].isin(train["movieId"])
     pd.testing.assert_frame_equal(decoded, valid[seen])
-
-
-junk = st.one_of(
-    st.none(), st.text(max_size=3), st.floats(), st.integers(), st.booleans(),
-    st.sampled_from(["3", "nan", "1e400", "2,5", float("inf"), pd.NaT]),
-)  # fmt: skip
-names = st.sampled_from(["userId", "movieId", "rating", "timestamp", "user", "Rating", "", 0])
-
-
-@given(st.dictionaries(names, st.lists(junk, min_size=3, max_size=3)), st.integers(0, 3))
-@settings(deadline=None, max_examples=300)
-def test_whatever_a_table_holds_it_is_read_or_refused_with_a_sentence(columns, n_rows):
-    df = pd.DataFrame(columns)[:n_rows]
-    try:
-        checked = check_ratings(df, "mine.csv")
-    except ValueError as error:
-        assert str(error).startswith("mine.csv: ")
-    else:
-        assert len(checked) == len(df) > 0
-        assert np.isfinite(checked["rating"]).all()
-        assert all(checked[c].dtype == np.int64 for c in checked if c != "rating")
-        assert not checked.duplicated(["userId", "movieId"]).any()
 
 
 @st.composite
