@@ -48,13 +48,18 @@ def is_last(ratings, n):
 
 
 def items_left(encode_both, train, validation):
-    """Return the films that validation is left with, of one that has code 1 in training, twice:"""
+    """Return yours leaves validation with the film codes"""
     return encode_both(train, validation)[1]["movieId"]
 
 
 # 1. Follow one film. Which code does it have in training, and which in validation?
 # 2. A call that is not told about training makes codes of its own, starting from zero again.
 # 3. encode_ratings takes a second argument.
-@case("1.bug1", TABLE[:4], LATER, look=items_left, want=[1], why="of a user training knows")
+@case(
+    "1.bug1", TABLE[:4], LATER, look=items_left, want=[1],
+    given="films 318, 260, 318, 111362 in training, and film 260 rated by one user that training "
+    "knows and one that it doesn't",
+    why="film 260 has the code 1, and the unknown user is dropped",
+)  # fmt: skip
 def encode_both(train, validation):
     return encode_ratings(train), encode_ratings(validation, train)

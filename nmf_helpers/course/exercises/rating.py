@@ -53,7 +53,7 @@ def start_value(mean_rating, n_factors):
 
 
 def for_batches(model_class):
-    """Return the predictions for three pairs, and for one, are"""
+    """Return yours predicts, for three pairs and for a single one,"""
     model = model_class(4, 5)
     return tuple(model(USERS[:n], ITEMS[:n]) for n in (3, 1))
 
@@ -68,7 +68,7 @@ class Column(MF):
 
 
 def reported_over_true(train_epochs):
-    """Return the loss that is returned, divided by that of the model left behind, is"""
+    """Return the loss that yours reports, divided by the loss of the model it leaves, is"""
     model = MF(1000, 10_000, 10)  # rows enough for the notebook's data
     reported = train_epochs(model, 2, 0.1)
     return float(reported) / float(train_epochs(model, 1, 1e-9))  # a step too small to matter
