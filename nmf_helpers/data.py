@@ -20,7 +20,7 @@ from scipy import sparse
 from nmf_helpers.checks import check_matrix, check_number
 from nmf_helpers.fetch import fetch_100k
 from nmf_helpers.files import read_ratings
-from nmf_helpers.tables import COLUMNS, Columns, Keep, check_ratings, our_names
+from nmf_helpers.tables import COLUMNS, Columns, check_ratings, our_names
 
 DATASETS = ["latest-small", "100k"]
 EMBEDDED = Path(__file__).parent / "datasets"
@@ -29,11 +29,7 @@ EMBEDDED = Path(__file__).parent / "datasets"
 def load_ratings(
     name: str | Path = "latest-small",
     columns: Columns = None,
-    *,
-    sep: str | None = None,
-    decimal: str | None = None,
-    encoding: str = "utf-8",
-    keep: Keep = None,
+    **reading: Any,
 ) -> pd.DataFrame:
     """Load a ratings table: one of two datasets, or a file of your own.
 
@@ -50,11 +46,9 @@ def load_ratings(
         For other column names, yours and ours: ``{"user": "userId", "isbn": "movieId", "stars":
         "rating"}``. For a file without column names, ours in the file's order, None for a column
         to leave out: ``["userId", "movieId", "rating", None, "timestamp"]``.
-    sep, decimal, encoding
-        What is between columns, the decimal sign, and the encoding, if the file doesn't show it.
-    keep
-        Which of several ratings of a movie by one user stays, ``"first"`` or ``"last"``; by
-        default they are refused.
+    **reading
+        ``sep``, ``decimal``, ``encoding`` and ``keep``, if the file doesn't show them: see
+        :func:`nmf_helpers.files.read_ratings`.
 
     Returns
     -------
@@ -89,7 +83,7 @@ def load_ratings(
         return check_ratings(pd.read_csv(u_data, sep="\t", header=None, names=COLUMNS))
     if not Path(name).is_file() and not Path(name).suffix:
         raise ValueError(_unknown(str(name)) + ' For a file of your own, give its path: "my.csv".')
-    return read_ratings(name, columns, sep=sep, decimal=decimal, encoding=encoding, keep=keep)
+    return read_ratings(name, columns, **reading)
 
 
 def load_movies(name: str = "latest-small") -> pd.DataFrame:
@@ -161,6 +155,13 @@ def encode_column(
     """
     column = pd.Series(column)
     train_column = column if train_column is None else pd.Series(train_column)
+    _check_alike(column, train_column)
+    values = pd.Index(train_column.unique())
+    index = {value: code for code, value in enumerate(values.tolist())}
+    return index, values.get_indexer(column).astype("int64"), len(values)
+
+
+def _check_alike(column: pd.Series, train_column: pd.Series) -> None:
     kinds = {pd.api.types.infer_dtype(np.asarray(part)) for part in (column, train_column)}
     if "string" in kinds and kinds & {"integer", "floating"}:
         raise TypeError(
@@ -169,9 +170,6 @@ def encode_column(
         )
     if column.isna().any() or train_column.isna().any():
         raise ValueError(f"column {column.name!r} has missing values; drop those rows first")
-    values = pd.Index(train_column.unique())
-    index = {value: code for code, value in enumerate(values.tolist())}
-    return index, values.get_indexer(column).astype("int64"), len(values)
 
 
 def encode_ratings(df: pd.DataFrame, train: pd.DataFrame | None = None) -> pd.DataFrame:

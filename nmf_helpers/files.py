@@ -37,7 +37,15 @@ def read_ratings(
 ) -> pd.DataFrame:
     """Read a file of ratings, text or Parquet, into a checked table.
 
-    The arguments are those of :func:`nmf_helpers.data.load_ratings`.
+    Parameters
+    ----------
+    path, columns
+        As in :func:`nmf_helpers.data.load_ratings`.
+    sep, decimal, encoding
+        What is between columns, the decimal sign, and the encoding, if the file doesn't show it.
+    keep
+        Which of several ratings of a movie by one user stays, ``"first"`` or ``"last"``; by
+        default they are refused.
 
     Raises
     ------

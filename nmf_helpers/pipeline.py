@@ -19,7 +19,7 @@ from torch import nn
 from nmf_helpers import metrics as scores
 from nmf_helpers import models, saving
 from nmf_helpers.bpr import BPRStep
-from nmf_helpers.checks import check_matrix, check_number, check_pairs, nearest
+from nmf_helpers.checks import check_matrix, check_number, check_pairs, check_scores, nearest
 from nmf_helpers.history import History, Record
 from nmf_helpers.hogwild import train_hogwild
 from nmf_helpers.interactions import Interactions, PairwiseInteractions, batches, on_device
@@ -176,9 +176,9 @@ class Pipeline(Settings):
         self._check_metrics()
         self.train_part, self.validation = self._carve_validation()
         self._device = find_device(device, n_workers)
-        mean = None if self.pairwise or not len(data) else float(data.mean()) / rating_unit
+        mean = float(data.mean()) / rating_unit if len(data) and not self.pairwise else 0.0
         ours = {"n_factors": n_factors, "dropout": dropout, "sparse": sparse or None}
-        self.model_options = self.check_options(model, ours | {"global_mean": mean}, model_options)
+        self.model_options = self.check_options(model, ours, model_options, {"global_mean": mean})
         self.history = History()
         self._generator = torch.Generator()  # of the order of samples and of negatives
         with self._seeded(epoch=0):  # before the model is built, or its weights are not seeded
@@ -337,7 +337,7 @@ class Pipeline(Settings):
 
     def _carve_validation(self) -> tuple[sp.csr_array, sp.csr_array | None]:
         if self.patience is None or "validation" in self.evaluate_on or not self.train.nnz:
-            return self.train, None  # no need, or nothing yet, when just loaded
+            return self.train, None
         coo = self.train.tocoo()
         held = np.random.default_rng(self.seed).random(coo.nnz) < self.validation_fraction
         if held.all() or not held.any():
@@ -346,11 +346,10 @@ class Pipeline(Settings):
                 "leaves nothing to train on or nothing to validate on"
             )
         row, column = coo.coords
-        train_part, validation = (
-            sp.csr_array((coo.data[mask], (row[mask], column[mask])), shape=coo.shape)
-            for mask in (~held, held)
+        rest, held_out = (
+            sp.csr_array((coo.data[m], (row[m], column[m])), coo.shape) for m in (~held, held)
         )
-        return train_part, validation
+        return rest, held_out
 
     def _dataset(
         self, matrix: sp.csr_array, generator: torch.Generator, exclude: Any = None
@@ -430,11 +429,12 @@ class Pipeline(Settings):
                     for ids in (users, items)
                 )
                 parts.append(self.model(u, i).float().cpu().numpy())
-        return np.concatenate(parts) * self.rating_unit
+        return check_scores(np.concatenate(parts) * self.rating_unit, users)
 
     def score_matrix(self, users: Any = None) -> np.ndarray:
         """Score every item for the given users (all when None): float32, (len(users), n_items)."""
-        return self.model.score_matrix(users) * self.rating_unit
+        users = np.arange(self.n_users) if users is None else users
+        return check_scores(self.model.score_matrix(users) * self.rating_unit, users)
 
     def rmse(self, matrix: Any) -> float:
         """Return the RMSE over a matrix's entries, predictions clipped to `rating_range`."""

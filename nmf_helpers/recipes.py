@@ -86,8 +86,9 @@ def hogwild(
     **changes: Any,
 ) -> Pipeline:
     """Fit the `implicit` recipe in several processes that share one set of weights."""
-    changes["n_workers"] = n_workers
-    return implicit(train, evaluate_on=evaluate_on, seed=seed, n_epochs=n_epochs, **changes)
+    return implicit(
+        train, evaluate_on=evaluate_on, seed=seed, n_epochs=n_epochs, n_workers=n_workers, **changes
+    )
 
 
 def _fit(

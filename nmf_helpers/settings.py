@@ -84,9 +84,9 @@ class Settings:
         return f"{type(self).__name__}({', '.join([type(self.model).__name__, *changed])})"
 
     def check_options(
-        self, model: type[nn.Module], named: Mapping[str, Any], others: Mapping[str, Any]
+        self, model: type[nn.Module], ours: Mapping, others: Mapping, usual: Mapping
     ) -> dict[str, Any]:
-        """Return what a model is built with: our settings for it if not None, and the others.
+        """Return what a model is built with: `usual`, where it takes that, then ours, the others.
 
         Raises
         ------
@@ -100,19 +100,19 @@ class Settings:
             if all(option.kind is not option.VAR_KEYWORD for option in takes):
                 break
         known -= {"n_users", "n_items"}
-        options = {option: value for option, value in named.items() if value is not None}
-        for option in options:
-            if option not in known and option != "global_mean":
-                name = model.__name__
-                raise ValueError(f"{name} has no {option}: leave it out, or use another model")
+        given = {option: value for option, value in ours.items() if value is not None}
+        for option in given.keys() - known:
+            raise ValueError(
+                f"{model.__name__} has no {option}: leave it out, or use another model"
+            )
         for option in others:
             nearest(f"option of Pipeline or {model.__name__}", option, {*self.defaults, *known})
-        if others.keys() & {"init_std", "init_mean"} and getattr(self, "init", "") == "svd":
+        if self.init == "svd" and others.keys() & {"init_std", "init_mean"}:
             raise ValueError(
                 'init_std and init_mean belong to init="normal", and this start is "svd", of size '
                 'svd_scale: say init="normal" as well, or svd_scale instead'
             )
-        return {k: v for k, v in (options | dict(others)).items() if k in known}
+        return {k: v for k, v in usual.items() if k in known} | given | dict(others)
 
 
 def find_device(name: str, n_workers: int) -> torch.device:

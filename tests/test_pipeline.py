@@ -393,6 +393,15 @@ def test_ids_that_cannot_be_are_refused(users, items, error, says):
         build().predict(users, items)
 
 
+def test_nan_leaves_a_pipeline_by_no_door():
+    broken = build().fit()
+    broken.model.user_bias.weight.data[3] = float("nan")
+    for ask in (broken.score_matrix, lambda: broken.predict([0, 3], [1, 1])):
+        with pytest.raises(ValueError, match="scores of user 3 contain NaN"):
+            ask()
+    assert np.isfinite(broken.score_matrix([0, 1])).all()
+
+
 # --- What cannot work is refused --------------------------------------------------------------
 
 
