@@ -123,7 +123,7 @@ RATING: dict[str, Callable[[sp.csr_matrix, Pairs, int], np.ndarray]] = {
     "myFM": myfm_ratings,
 }
 EPOCHS = {  # passes over the data in one fit, where that is what a fit does
-    "implicit BPR": 100, "LightFM BPR": 30, "LightFM WARP": 30, "cornac BPR": 200,
+    "implicit BPR": 100, "LightFM BPR": 60, "LightFM WARP": 60, "cornac BPR": 200,
     "Surprise SVD": 80, "cornac MF": 100,
 }  # fmt: skip
 
@@ -137,12 +137,13 @@ def _cornac_data(train: sp.csr_matrix):
 
 
 def _lightfm(loss: str, train: sp.csr_matrix, threads: int) -> np.ndarray:
-    from lightfm import LightFM
+    from lightfm import LightFM  # of the package lightfm-next, a fork
 
+    alpha = 0.0 if loss == "warp" else 1e-4  # weight decay
     model = LightFM(
-        no_components=64, loss=loss, learning_rate=0.02, item_alpha=1e-4, user_alpha=1e-4,
-        random_state=0,
+        no_components=64, loss=loss, learning_rate=0.02 if loss == "warp" else 0.05,
+        item_alpha=alpha, user_alpha=alpha, random_state=0,
     )  # fmt: skip
-    model.fit(train.tocoo(), epochs=30, num_threads=threads)
+    model.fit(train.tocoo(), epochs=60, num_threads=threads)
     users, items = model.user_embeddings, model.item_embeddings
     return users @ items.T + model.item_biases
