@@ -76,7 +76,9 @@ def test_nothing_of_the_maker_stays_in_a_copy(tmp_path):
     assert [cell.source for cell in copy.cells] == ["for everybody", "1 + 1"]
     assert [dict(cell.metadata) for cell in copy.cells] == [{}, {"tags": ["other"]}]
     assert copy.metadata.kernelspec.name == "python3"
-    assert not re.search("923|23|anna", nbformat.writes(copy).replace(str(copy.cells[1].id), ""))
+    for cell in copy.cells:
+        cell.id = "x"  # drawn by chance: it may hold a 23
+    assert not re.search("923|23|anna", nbformat.writes(copy))
 
 
 @pytest.mark.parametrize("number", NOTEBOOKS)
