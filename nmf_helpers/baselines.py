@@ -4,7 +4,6 @@ All but EASE have one form, ``score = mean + user_bias[user] + item_bias[item]``
 user the items in the same order, so a model beats them only by knowing who likes what.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -13,75 +12,30 @@ from scipy import sparse
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import cg
 
-from nmf_helpers import checks
-from nmf_helpers.checks import check_memory, check_number
+from nmf_helpers.checks import Scorer, check_matrix, check_memory, check_number
 
 Biases = tuple[np.ndarray, np.ndarray]  # of users (n_users,) and of items (n_items,)
 Kind = Literal["ratings", "interactions"]
 
 
-class Baseline:
-    """A scorer: learns from a users x items matrix, then scores any user with any item.
+class Baseline(Scorer):
+    """A scorer that learns from a users x items matrix.
 
-    A subclass writes ``_fit(train)`` and ``_scores(users)``, and ``_pairs(users, items)`` where
-    single scores are cheaper than whole rows. ``kind`` is what its matrix holds; among
-    interactions a number below 0, a dislike, is refused. ``fit`` sets ``shape_``.
-
-    Raises
-    ------
-    RuntimeError, TypeError, IndexError, ValueError
-        Before ``fit``; for a table, or ids that are not whole numbers; for ids out of range; for
-        another matrix, ids or setting that cannot be, too little memory, and scores that are NaN.
+    A subclass writes ``_fit(train)`` beside what `Scorer` asks for. ``kind`` is what its matrix
+    holds; among interactions a number below 0, a dislike, is refused. ``fit`` sets ``shape_``.
     """
 
     kind: ClassVar[Kind] = "ratings"
-    shape_: tuple[int, int]  # (n_users, n_items)
 
     def fit(self, train: Any) -> Self:
         """Learn from a sparse matrix or array (where 0 is "nothing there"); return self."""
-        matrix = checks.check_matrix("train", train, kind=self.kind)
+        matrix = check_matrix("train", train, kind=self.kind)
         self._fit(matrix.astype(np.float64))  # a copy: the caller's is never written to
         self.shape_ = matrix.shape
         return self
 
-    def predict(self, users: Any, items: Any) -> np.ndarray:
-        """Score pairs, user ``users[i]`` with item ``items[i]``: float32 of shape (n,)."""
-        users, items = checks.check_pairs(users, items, self._fitted_shape())
-        return checks.check_scores(self._pairs(users, items), users)
-
-    def score_matrix(self, users: Any = None) -> np.ndarray:
-        """Score every item for each of `users` (default: all): float32 (len(users), n_items)."""
-        n_users, n_items = self._fitted_shape()
-        users = np.arange(n_users) if users is None else checks.check_ids("users", users, n_users)
-        size, way_out = f"{len(users)} users x {n_items} items", "ask for some: score_matrix(users)"
-        check_memory(f"a score matrix of {size}", 4 * len(users) * n_items, way_out)
-        return checks.check_scores(self._scores(users), users)
-
-    def _fitted_shape(self) -> tuple[int, int]:
-        if not hasattr(self, "shape_"):
-            raise RuntimeError(f"this {type(self).__name__} is not fitted: call fit(train) first")
-        return self.shape_
-
     def _fit(self, train: csr_array) -> None:
         raise NotImplementedError
-
-    def _scores(self, users: np.ndarray) -> np.ndarray:
-        raise NotImplementedError  # (len(users),) -> (len(users), n_items)
-
-    def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        return pick_pairs(self._scores, users, items, self.shape_[1])
-
-
-def pick_pairs(rows_of: Callable, users: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarray:
-    """Take the scores of pairs, shape (n,), from ``rows_of(users)``, some megabytes at a time."""
-    result = np.empty(len(users), dtype=np.float32)
-    distinct, row = np.unique(users, return_inverse=True)
-    n_rows = max(1, 2**20 // n_items)
-    for start in range(0, len(distinct), n_rows):
-        here = (start <= row) & (row < start + n_rows)
-        rows = rows_of(distinct[start : start + n_rows])  # (n_rows, n_items)
-        result[here] = rows[row[here] - start, items[here]]
-    return result
 
 
 class _Additive(Baseline):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -175,3 +175,55 @@ def nearest(what: str, name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0)
     hint = f"did you mean {folded[close[0]]!r}? " if close else ""
     raise ValueError(f"unknown {what} {name!r}: {hint}Known: {known}")
+
+
+class Scorer:
+    """What scores any user with any item, and what it refuses.
+
+    A subclass sets ``shape_`` once it can score, and writes ``_scores(users)``, and
+    ``_pairs(users, items)`` where single scores are cheaper than whole rows.
+
+    Raises
+    ------
+    RuntimeError, TypeError, IndexError, ValueError
+        Before ``fit``; for ids that are not whole numbers; for ids out of range; for other ids
+        that cannot be, too little memory, and scores that are NaN.
+    """
+
+    shape_: tuple[int, int]  # (n_users, n_items)
+
+    def predict(self, users: Any, items: Any) -> np.ndarray:
+        """Score pairs, user ``users[i]`` with item ``items[i]``: float32 of shape (n,)."""
+        users, items = check_pairs(users, items, self._fitted_shape())
+        return check_scores(self._pairs(users, items), users)
+
+    def score_matrix(self, users: Any = None) -> np.ndarray:
+        """Score every item for each of `users` (default: all): float32 (len(users), n_items)."""
+        n_users, n_items = self._fitted_shape()
+        users = np.arange(n_users) if users is None else check_ids("users", users, n_users)
+        size, way_out = f"{len(users)} users x {n_items} items", "ask for some: score_matrix(users)"
+        check_memory(f"a score matrix of {size}", 4 * len(users) * n_items, way_out)
+        return check_scores(self._scores(users), users)
+
+    def _fitted_shape(self) -> tuple[int, int]:
+        if not hasattr(self, "shape_"):
+            raise RuntimeError(f"this {type(self).__name__} is not fitted: call fit(train) first")
+        return self.shape_
+
+    def _scores(self, users: np.ndarray) -> np.ndarray:
+        raise NotImplementedError  # (len(users),) -> (len(users), n_items)
+
+    def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        return pick_pairs(self._scores, users, items, self.shape_[1])
+
+
+def pick_pairs(rows_of: Callable, users: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarray:
+    """Take the scores of pairs, shape (n,), from ``rows_of(users)``, some megabytes at a time."""
+    result = np.empty(len(users), dtype=np.float32)
+    distinct, row = np.unique(users, return_inverse=True)
+    n_rows = max(1, 2**20 // n_items)
+    for start in range(0, len(distinct), n_rows):
+        here = (start <= row) & (row < start + n_rows)
+        rows = rows_of(distinct[start : start + n_rows])  # (n_rows, n_items)
+        result[here] = rows[row[here] - start, items[here]]
+    return result

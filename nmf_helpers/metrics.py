@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from nmf_helpers.baselines import pattern, pick_pairs
-from nmf_helpers.checks import check_matrix, check_number, check_scores
+from nmf_helpers.baselines import pattern
+from nmf_helpers.checks import check_matrix, check_number, check_scores, pick_pairs
 
 _CHUNK_SCORES = 2**20  # held at once, 4 MiB of float32: memory does not grow with the users
 
