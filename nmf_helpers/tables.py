@@ -30,7 +30,8 @@ WANTED = {
     "timestamp": "a whole number of seconds since 1970 (below 10**11), or a date as 2001-12-31",
 }
 USUAL_NAMES = {
-    "userId": "user userid uid reviewer reviewerid customer customerid member memberid",
+    "userId": "user userid uid reviewer reviewerid customer customerid member memberid reader "
+    "listener",
     "movieId": "movie movieid film filmid item itemid book bookid isbn asin product productid "
     "game gameid artist artistid song songid track trackid business businessid anime animeid",
     "rating": "ratings score scores star stars bookrating overall grade value points",
@@ -196,11 +197,11 @@ def our_names(
     if twice := [name for name in COLUMNS if result.count(name) > 1]:
         raise ValueError(f"{source}: there are two columns {twice[0]!r} among {theirs}: keep one")
     if missing := [name for name in needed if name not in result]:
-        others = [name for name in theirs if name not in COLUMNS]
-        raise ValueError(
-            f"{source}: there is no column {missing[0]!r} among {theirs}; say which is which, "
-            f"columns={suggested(others, missing)}"
-        )
+        guess = suggested([name for name in theirs if name not in COLUMNS], missing)
+        way_out = f"say which is which, columns={guess}"
+        if "?rating" in guess:
+            way_out += ". If each row is a like: check_ratings(pd.read_csv(...).assign(rating=1.0))"
+        raise ValueError(f"{source}: there is no column {missing[0]!r} among {theirs}; {way_out}")
     return result
 
 

@@ -113,6 +113,7 @@ REFUSED = {  # name: (content, arguments, line, complaint)
         WHICH + "{'user_id:token': 'userId', 'item_id:token': 'movieId', 'rating:float': 'rating'}"),  # noqa: E501
     "a name in capitals": ("userId,movieId,Rating\n1,2,3\n", {}, 1, WHICH + "{'Rating': 'rating'}"),
     "a name nobody can guess": ("x,movieId,rating\n1,2,3\n", {}, 1, r"columns={'\?userId': 'userId'}"),  # noqa: E501
+    "likes without a number": ("userId,movieId\n1,2\n", {}, 1, r"a like: .*assign\(rating=1\.0\)"),
     "a wrong name": ("user,movieId,rating\n1,2,3\n", {"columns": {"usr": "userId"}}, 1,
                      "did you mean 'user'"),
     "a name twice": (f"{NAMES},rating\n1,2,3,4\n", {}, 1, "two columns 'rating'"),
