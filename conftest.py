@@ -1,7 +1,10 @@
-"""Before the notebooks are tested: one thread each, and the data, so that no bar gets between."""
+"""Before the notebooks are tested: one thread each, the data, and a guard before the test part."""
 
 import os
 import warnings
+from pathlib import Path
+
+import pytest
 
 from nmf_helpers.fetch import FetchError, fetch_100k
 
@@ -22,3 +25,11 @@ def pytest_collectstart(collector):
     if hasattr(collector, "sanitize_patterns"):
         collector.sanitize_patterns[r"data:image/png;base64,[^\"]+"] = "a picture"
         collector.sanitize_patterns[r"(?s)<(style|script)>.*?</\1>"] = ""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Let the kernels of nbval, and no others, keep the test part shut (tests/guard.py)."""
+    os.environ.pop("PYTHONSTARTUP", None)
+    if item.path.suffix == ".ipynb":
+        os.environ["PYTHONSTARTUP"] = str(Path(__file__).with_name("tests") / "startup.py")

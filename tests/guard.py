@@ -1,0 +1,74 @@
+"""For nbval's kernels: the test part of a split stays shut until the cell that opens it.
+
+Where a cell is tagged `opens-test`, what leave_n_out hid from all data may be read from that cell
+on, and before it only in cells tagged `about-test`. What is hidden from a training part again
+is validation, and free. Nothing that a notebook prints changes.
+"""
+
+import functools
+import json
+from pathlib import Path
+
+from scipy.sparse import csr_matrix
+
+from nmf_helpers import data
+
+
+class Shut(csr_matrix):
+    """A matrix that tells its guard whenever somebody reads where its entries are, or what."""
+
+    asks = staticmethod(lambda: None)
+    nnz = property(lambda self: len(self.__dict__["data"]))  # how many there are is no secret,
+    dtype = property(lambda self: self.__dict__["data"].dtype)  # nor in which type
+
+    def __getattribute__(self, name):
+        if name in ("data", "indices", "indptr"):
+            object.__getattribute__(self, "asks")()
+        return object.__getattribute__(self, name)
+
+
+def cells_tagged(tag):
+    """Sources of the cells with a tag, in the notebooks of the folder in which we are."""
+    for path in Path.cwd().glob("*.ipynb"):
+        for cell in json.loads(path.read_text("utf-8"))["cells"]:
+            if tag in cell["metadata"].get("tags", ()):
+                yield "".join(cell["source"])
+
+
+class Guard:
+    """Knows which cell runs, what has been split, and whether the test part is open."""
+
+    def __init__(self):
+        self.training_parts, self.opened, self.cell = [], False, ""
+        self.opens, self.about = {*cells_tagged("opens-test")}, {*cells_tagged("about-test")}
+
+    def runs(self, info):
+        self.cell = info.raw_cell
+        self.opened |= self.cell in self.opens
+
+    def asked(self):
+        if not self.opened and self.cell not in self.about:
+            raise PermissionError(
+                "the test part is read before the cell tagged opens-test: use the validation part, "
+                "or tag a cell that is about this mistake about-test"
+            )
+
+    def shut(self, whole, rest, hidden):
+        """Return both parts of a split, the second one guarded unless it is for validation."""
+        if self.opens and not any(whole is part for part in self.training_parts):
+            hidden = Shut(hidden)
+            hidden.asks = self.asked
+        self.training_parts.append(rest)
+        return rest, hidden
+
+
+def load_ipython_extension(shell):
+    """Set the guard for one kernel (IPython calls this)."""
+    guard, split = Guard(), data.leave_n_out
+
+    @functools.wraps(split)
+    def leave_n_out(matrix, *args, **options):
+        return guard.shut(matrix, *split(matrix, *args, **options))
+
+    data.leave_n_out = leave_n_out
+    shell.events.register("pre_run_cell", guard.runs)
