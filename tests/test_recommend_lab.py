@@ -1,5 +1,7 @@
 """The labs of own recommendations and of the factor map, without a browser."""
 
+from itertools import chain, combinations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -149,21 +151,60 @@ def test_enter_and_a_digit_rate_the_first_film_found(lab):
     assert lab.ratings == {2: 4.0} and lab.query.value == "" and lab.hint.value.count("press") == 0
 
 
-def test_enter_may_overtake_the_last_letters(lab):
-    lab.query.value = "a"
+def deliveries(typed):
+    """All that a kernel may see of texts typed one after another, the last behind Enter.
+
+    The page sends a text only when the one before has been answered, and then the latest; Enter it
+    sends at once. So texts may be left out, and the one that Enter was pressed on come after it.
+    """
+    *before, entered, rated = typed
+    for seen in chain.from_iterable(combinations(before, n) for n in range(len(before) + 1)):
+        yield [*seen, entered, "Enter", rated]
+        yield [*seen, "Enter", entered, rated]
+        yield [*seen, "Enter", rated]
+
+
+@pytest.mark.parametrize(
+    ("typed", "item"),
+    [
+        (["a", "al", "ali", "alien", "alien4"], 2),
+        (["s", "sh", "shrk", "shr", "shre", "shrek", "shrek4"], 5),  # corrected on the way
+        (["shrek", "amelie", "amelie4"], 3),
+        (["shrekk", "shrekk4"], 5),
+        (["199", "1999", "19994"], 0),
+        (["alien 19", "alien 198", "alien 1986", "alien 19864"], 2),
+    ],
+)
+def test_a_title_enter_and_a_digit_rate_however_the_messages_overtake(weights, typed, item):
+    for messages in deliveries(typed):
+        lab = RecommendLab(FoldInWeights(weights), MOVIES, POPULARITY)
+        for message in messages:
+            if message == "Enter":
+                enter(lab)
+            else:
+                lab.query.value = message
+        assert lab.ratings == {item: 4.0}, messages
+        assert lab.query.value == "" and "press" not in lab.hint.value
+
+
+def test_digits_are_searched_for_until_enter_is_pressed_and_after_the_box_was_emptied(lab):
+    for text in ("1", "shrek", "shrek5"):
+        lab.query.value = text
     enter(lab)
-    lab.query.value = "ali"
-    lab.query.value = "aliens3"
-    assert lab.ratings == {2: 3.0}
-
-
-def test_digits_are_searched_for_until_enter_is_pressed(lab):
-    lab.query.value = "1"
+    for text in ("", "shrek", "shrek5"):
+        lab.query.value = text
     assert lab.ratings == {} and "press" not in lab.hint.value
+
+
+def test_a_digit_that_leads_to_films_is_searched_for_and_the_next_one_rates(lab):
+    lab.query.value = "alien"
     enter(lab)
-    lab.query.value = "shrek"
-    lab.query.value = "shrek5"
-    assert lab.ratings == {}
+    for text in ("2", "20", "200", "2001"):
+        lab.query.value = text
+        assert lab.ratings == {}
+    assert "Shrek (2001): press 1 to 5" in lab.hint.value
+    lab.query.value = "20013"
+    assert lab.ratings == {5: 3.0}
 
 
 def test_a_misspelled_film_keeps_the_list_and_is_guessed(lab):

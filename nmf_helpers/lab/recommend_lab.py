@@ -96,7 +96,8 @@ class RecommendLab(Lab):
         self._recommend, self.items, self.k = recommend, Items(movies, popularity), k
         self._scale, self.ratings = dict(scale), dict[int, float]()
         self._middle = (min(scale.values()) + max(scale.values())) / 2
-        self._asked: str | None = None  # up to Enter: a digit behind it rates what was found
+        self._keys = {str(n): value for n, value in enumerate(scale.values(), 1)}
+        self._may_rate = False  # Enter was pressed since the box was last empty
         self.query = widgets.Text(description="Find a film", placeholder="part of a title")
         self.found, self.mine = (
             [ItemRow(self._scale, self.rate) for _ in range(N_ROWS)] for _ in range(2)
@@ -170,23 +171,23 @@ class RecommendLab(Lab):
         return self.items.titles[items[liked][parts.argmax()]] if parts.max() > 0 else ""
 
     def _typed(self, text: str) -> None:
-        """Search, or rate what was found if a digit follows on Enter."""
-        asked, key = text[:-1], text[-1:]
-        if self._asked is None or not text.startswith(self._asked):
-            self._asked = None
-        elif key in map(str, range(1, len(self._scale) + 1)) and (
-            asked == self._asked or not self.items.search(text, 1)
-        ):  # in haste, Enter may overtake some letters before it
-            self._asked, self.query.value = None, ""
-            self.rate(self._search(asked)[0], list(self._scale.values())[int(key) - 1])
+        """Search; or rate what was found, if Enter was pressed and the digit behind leads nowhere.
+
+        Decided by the text alone: the page sends Enter at once, and letters one message at a time,
+        so what Enter was pressed on may come after it, or only with the digit behind it.
+        """
+        stars = self._keys.get(text[-1:])
+        if self._may_rate and stars and not self.items.search(text, 1):
+            found = self._search(text[:-1])[0]
+            self.query.value = ""
+            self.rate(found, stars)
             return
-        else:
-            self._asked = text
+        self._may_rate &= text != ""
         self._show_found()
 
     def _entered(self, message: Any) -> None:
-        if message.get("event") == "submit" and self.query.value.strip():
-            self._asked = self.query.value
+        if message.get("event") == "submit":
+            self._may_rate = True
             self._show_found()
 
     def _refresh(self) -> None:
@@ -217,7 +218,7 @@ class RecommendLab(Lab):
         name, hint = self.items.names[found[0]], ""
         if not self.items.search(text, 1):
             hint = f"No film called {text!r}; did you mean {name}?"
-        if self._asked is not None:
+        if self._may_rate and text:
             hint = f"{name}: press 1 to {len(self._scale)}"
         self.hint.value = spoken(hint)
         self._fill(self.found, found)
