@@ -21,27 +21,10 @@ class BPRStep:
 
         g (q_i - q_j)  for p_u,     g p_u  for q_i,     -g p_u  for q_j,     ±g  for their biases,
 
-    less lr times weight_decay times what they were. The step is autograd's, in about half the
-    time: nothing is recorded on the way, rows that were looked up for the score serve the decay
-    as well, and a user's bias, which is part of both scores, isn't looked at.
-
-    Parameters
-    ----------
-    model : BiasedMF
-        With ``sparse=True`` and without dropout.
-    lr : float
-        Learning rate of one sample: the loss is summed over the batch.
-    weight_decay : float
-
-    Raises
-    ------
-    ValueError
-        For another model.
-
-    References
-    ----------
-    Rendle et al. (2009), "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI,
-    section 4.3.1.
+    less lr times weight_decay times what they were (Rendle et al. 2009, section 4.3.1). The step
+    is autograd's, in about half the time: nothing is recorded on the way, rows that were looked up
+    for the score serve the decay as well, and a user's bias, which is part of both scores, isn't
+    looked at. The loss is summed over the batch, so `lr` is that of one sample.
     """
 
     def __init__(self, model: nn.Module, lr: float = 0.05, weight_decay: float = 0.0) -> None:

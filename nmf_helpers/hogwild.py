@@ -11,8 +11,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import count
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from threading import Thread
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,56 +28,38 @@ from torch import Tensor, nn
 from nmf_helpers.checks import check_number
 from nmf_helpers.history import Record
 from nmf_helpers.interactions import Interactions, batches
-from nmf_helpers.training import Diverged, Step, set_rates, train_epoch
+from nmf_helpers.training import Diverged, Evaluate, Step, set_rates, train_epoch
 
 MOST_WORKERS = max(64, os.cpu_count() or 1)  # a slip of the keyboard shall not start thousands
+Worker = tuple[BaseProcess, Connection]
 
 
 class WorkerError(RuntimeError):
     """A worker process raised, died or went silent."""
 
 
-class _Worker(NamedTuple):
-    rank: int
-    process: BaseProcess
-    connection: Connection
-
-
 def train_hogwild(
-    model: nn.Module,
-    dataset: Interactions,
-    make_step: Callable[[nn.Module], Step],
-    *,
-    n_workers: int,
-    rates: Callable[[int], Mapping[str, Any]],
-    n_epochs: int | None = 10,
-    start_epoch: int = 1,
-    evaluate: Callable[[nn.Module], Mapping[str, Any]] | None = None,
-    seed: int = 0,
-    start_method: str | None = None,
-    timeout: float = 600.0,
-) -> Generator[Record, None, None]:
+    model: nn.Module, dataset: Interactions, make_step: Callable[[nn.Module], Step], *,
+    n_workers: int, rates: Callable[[int], Mapping[str, Any]], n_epochs: int | None = 10,
+    start_epoch: int = 1, evaluate: Evaluate | None = None, seed: int = 0,
+    start_method: str | None = None, timeout: float = 600.0,
+) -> Generator[Record, None, None]:  # fmt: skip
     """Train a model in several processes at once, yielding one record per epoch.
 
     The model's weights lie in shared memory. Each worker walks its own shard of the data with
     its own random state and adds its updates straight to them, in place. One epoch is one pass
-    over the data, whatever the number of workers.
+    over the data, whatever the number of workers. (Niu, Recht, Ré and Wright 2011, "HOGWILD!: A
+    Lock-Free Approach to Parallelizing Stochastic Gradient Descent".)
 
     Parameters
     ----------
-    model : nn.Module
-    dataset : Interactions
     make_step : callable
         ``make_step(model)`` → the step that a worker takes, as in `nmf_helpers.training.train`:
         ``functools.partial(BPRStep, lr=0.05)``. It is sent to the workers.
-    n_workers : int
     rates : callable
-        ``rates(epoch)`` → the ``lr``, ``weight_decay`` and ``batch_size`` of an epoch; a batch is
-        one worker's.
-    n_epochs, start_epoch : int
-        Epochs `start_epoch` … `n_epochs` are run; None goes on as long as somebody asks.
-    evaluate : callable, optional
-        As in `nmf_helpers.training.train`; runs in the parent between epochs.
+        ``rates(epoch)`` → the ``lr``, ``weight_decay`` and ``batch_size`` (of one worker).
+    n_epochs : int or None
+        None goes on as long as somebody asks.
     seed : int
         Decides the shards and each worker's random state. With more than one worker a run is
         still not repeatable: who writes first is up to the machine.
@@ -90,20 +72,12 @@ def train_hogwild(
 
     Raises
     ------
-    ValueError
-        For settings that cannot work, or without room for the shared memory.
-    TypeError
-        If the model, the step or the data cannot be sent to another process.
+    ValueError, TypeError
+        For settings that cannot work, too little shared memory, or what cannot be sent.
     Diverged
         As `nmf_helpers.training.train`.
     WorkerError
-        If a worker raises, dies or hangs. The other workers are ended; the model keeps the
-        weights it has.
-
-    References
-    ----------
-    Niu, Recht, Ré and Wright (2011), "HOGWILD!: A Lock-Free Approach to Parallelizing
-    Stochastic Gradient Descent", NIPS.
+        If a worker raises, dies or hangs: the others are ended, the model keeps what it has.
     """
     check_number("n_workers", n_workers, at_least=1, at_most=MOST_WORKERS, whole=True)
     check_number("timeout", timeout, above=0)
@@ -112,49 +86,25 @@ def train_hogwild(
     make_step(model)  # refuse what cannot work before starting
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     shards = order.chunk(n_workers)  # fewer than n_workers when there are fewer samples
-    dataset = copy.copy(dataset)
-    dataset.generator = None  # each worker makes its own
-    context = _context(start_method)
-    if context.get_start_method() != "fork":  # which sends nothing
-        _check_sendable((model, dataset, make_step, shards))
-    model.share_memory()
-    workers: list[_Worker] = []
-    try:
-        for rank, shard in enumerate(shards):
-            ours, theirs = context.Pipe()
-            own_seed = 1000 * (1000 * seed + start_epoch) + rank
-            job = (theirs, rank, own_seed, model, dataset, make_step, shard)
-            process = context.Process(target=_work, args=job, daemon=True)
-            workers.append(_Worker(rank, process, ours))
-            process.start()
-            theirs.close()  # so that the parent notices when the worker's end closes
+    with _started(model, dataset, make_step, shards, (seed, start_epoch), start_method) as workers:
         _answers(workers, timeout)  # started, data unpacked
         for epoch in count(start_epoch) if n_epochs is None else range(start_epoch, n_epochs + 1):
             start, told = time.perf_counter(), (epoch, dict(rates(epoch)))
-            for worker in workers:
+            for _, connection in workers:
                 with suppress(OSError):  # it died since: found out when it doesn't answer
-                    worker.connection.send(told)
+                    connection.send(told)
             losses = _answers(workers, timeout)
             total = sum(len(shard) * loss for shard, loss in zip(shards, losses, strict=True))
             record: Record = {"epoch": epoch, "train_loss": total / len(dataset)}
             seconds = time.perf_counter() - start
             model.eval()
-            if evaluate is not None:
-                record.update(evaluate(model))
-            yield record | {"seconds": seconds}
-    finally:  # also on an interrupt, and when the reader of the records stops early
-        _end(workers)
+            yield record | dict(evaluate(model) if evaluate else {}) | {"seconds": seconds}
 
 
 def _work(
-    connection: Connection,
-    rank: int,
-    seed: int,
-    model: nn.Module,
-    dataset: Interactions,
-    make_step: Callable[[nn.Module], Step],
-    shard: Tensor,
-) -> None:
+    connection: Connection, rank: int, seed: int, model: nn.Module, dataset: Interactions,
+    make_step: Callable[[nn.Module], Step], shard: Tensor,
+) -> None:  # fmt: skip
     """Run in a worker: train one epoch on the shard each time the parent says so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; it ends us
     Thread(target=_end_with_parent, daemon=True).start()
@@ -181,10 +131,41 @@ def _work(
 
 def _end_with_parent() -> None:
     """Wait for the parent's death, and follow it, even in the middle of an epoch."""
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
+    wait([parent_process().sentinel])  # type: ignore[union-attr]
     os._exit(1)
+
+
+@contextmanager
+def _started(
+    model: nn.Module, dataset: Interactions, make_step: Callable, shards: tuple[Tensor, ...],
+    seeds: tuple[int, int], start_method: str | None,
+) -> Iterator[list[Worker]]:  # fmt: skip
+    """Start a worker for each shard; however the block ends, leave no process behind."""
+    dataset = copy.copy(dataset)
+    dataset.generator = None  # each worker makes its own
+    context = _context(start_method)
+    if context.get_start_method() != "fork":  # which sends nothing
+        _check_sendable((model, dataset, make_step, shards))
+    model.share_memory()
+    workers: list[Worker] = []
+    try:
+        for rank, shard in enumerate(shards):
+            ours, theirs = context.Pipe()
+            own_seed = 1000 * (1000 * seeds[0] + seeds[1]) + rank
+            job = (theirs, rank, own_seed, model, dataset, make_step, shard)
+            workers.append((context.Process(target=_work, args=job, daemon=True), ours))
+            workers[-1][0].start()
+            theirs.close()  # so that the parent notices when the worker's end closes
+        yield workers
+    finally:  # also on an interrupt, and when the reader of the records stops early
+        processes = [process for process, _ in workers if process.pid is not None]
+        for end in (BaseProcess.terminate, BaseProcess.kill):
+            for process in processes:
+                end(process)  # nothing, if it has ended
+            for process in processes:
+                process.join(2)
+        for _, connection in workers:
+            connection.close()
 
 
 def _context(start_method: str | None) -> Any:
@@ -240,46 +221,31 @@ def _check_sendable(job: Any) -> None:
         )
 
 
-def _answers(workers: list[_Worker], timeout: float) -> list[Any]:
+def _answers(workers: list[Worker], timeout: float) -> list[Any]:
     """Wait until every worker has answered; raise as soon as one fails, or at the time limit."""
     deadline = time.monotonic() + timeout
     answers: dict[int, Any] = {}
-    while len(answers) < len(workers):
-        silent = [worker for worker in workers if worker.rank not in answers]
-        signs = [sign for w in silent for sign in (w.connection, w.process.sentinel)]
+    while silent := {rank: w for rank, w in enumerate(workers) if rank not in answers}:
+        signs = [sign for process, pipe in silent.values() for sign in (pipe, process.sentinel)]
         ready = wait(signs, max(0.0, deadline - time.monotonic()))
         if not ready:
-            ranks = ", ".join(str(worker.rank) for worker in silent)
+            ranks = ", ".join(map(str, silent))
             raise WorkerError(f"hogwild worker {ranks} did not answer within {timeout:g} seconds")
-        for worker in silent:
-            if worker.connection in ready or worker.process.sentinel in ready:
-                answers[worker.rank] = _receive(worker)
-    return [answers[worker.rank] for worker in workers]
+        for rank, (process, pipe) in silent.items():
+            if pipe in ready or process.sentinel in ready:
+                answers[rank] = _receive(rank, process, pipe)
+    return [answers[rank] for rank in range(len(workers))]
 
 
-def _receive(worker: _Worker) -> Any:
+def _receive(rank: int, process: BaseProcess, pipe: Connection) -> Any:
     with suppress(EOFError, ConnectionResetError):
-        if worker.connection.poll():
-            answer = worker.connection.recv()
-            if isinstance(answer, Exception):
+        if pipe.poll():
+            if isinstance(answer := pipe.recv(), Exception):
                 raise answer
             return answer
-    worker.process.join(5)  # its pipe closes a moment before it is dead
+    process.join(5)  # its pipe closes a moment before it is dead
     raise WorkerError(
-        f"hogwild worker {worker.rank} died with exit code {worker.process.exitcode}. "
-        "A negative code is a signal (-9: killed, often for lack of memory). Code 1 at the start: "
-        'a script must start training under if __name__ == "__main__":, since each worker imports '
-        "the script anew"
+        f"hogwild worker {rank} died with exit code {process.exitcode}. A negative code is a "
+        "signal (-9: killed, often for lack of memory). Code 1 at the start: a script must start "
+        'training under if __name__ == "__main__":, since each worker imports the script anew'
     )
-
-
-def _end(workers: list[_Worker]) -> None:
-    """Leave no process behind: terminate, then kill."""
-    processes = [worker.process for worker in workers if worker.process.pid is not None]
-    for end in (BaseProcess.terminate, BaseProcess.kill):
-        for process in processes:
-            end(process)  # nothing, if it has ended
-        for process in processes:
-            process.join(2)
-    for worker in workers:
-        worker.connection.close()

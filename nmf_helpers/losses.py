@@ -12,25 +12,10 @@ from torch.nn import functional as F
 def bpr_loss(difference: Tensor, target: Tensor | None = None) -> Tensor:
     """Bayesian Personalized Ranking loss, ``-log σ(difference)``, averaged.
 
-    Parameters
-    ----------
-    difference : Tensor, shape (batch,)
-        Score of an item the user chose minus score of one she did not.
-    target : ignored
-        Present so that every loss is called alike: a pair carries no rating.
-
-    Returns
-    -------
-    Tensor, shape ()
-
-    Notes
-    -----
-    The gradient is ``σ(difference) - 1``: near -1 for pairs that are ranked badly, near 0 for
-    pairs that are ranked well, so the worst pairs teach most.
-
-    References
-    ----------
-    Rendle et al. (2009), "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI.
+    `difference`, (batch,), is the score of an item the user chose minus that of one she did not;
+    a pair carries no rating, so `target` is ignored. The gradient is ``σ(difference) - 1``: near
+    -1 for pairs that are ranked badly, near 0 for pairs that are ranked well, so the worst pairs
+    teach most. (Rendle et al. 2009, "BPR: Bayesian Personalized Ranking from Implicit Feedback".)
     """
     return -F.logsigmoid(difference).mean()  # log σ in one step: no log(0) at difference = -100
 
@@ -46,9 +31,6 @@ def squared_sigmoid_loss(difference: Tensor, target: Tensor | None = None) -> Te
 
 # A loss that says `pairwise = True` is given differences of scores, not predicted ratings.
 bpr_loss.pairwise = squared_sigmoid_loss.pairwise = True  # type: ignore[attr-defined]
-
 LOSSES: dict[str, Callable[..., Tensor]] = {
-    "mse": F.mse_loss,
-    "bpr": bpr_loss,
-    "squared_sigmoid": squared_sigmoid_loss,
-}
+    "mse": F.mse_loss, "bpr": bpr_loss, "squared_sigmoid": squared_sigmoid_loss,
+}  # fmt: skip

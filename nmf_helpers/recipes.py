@@ -10,6 +10,7 @@ from nmf_helpers.checks import check_matrix
 from nmf_helpers.history import History
 from nmf_helpers.pipeline import Pipeline
 
+Parts = Mapping[str, Any] | None  # held-out matrices by name
 EXPLICIT: dict[str, Any] = {
     "n_factors": 100, "init": "svd", "svd_scale": 0.15, "batch_size": 4096, "sparse": True,
     "optimizer": "row_sgd", "lr": 0.008, "lr_schedule": "linear", "weight_decay": 0.16,
@@ -23,14 +24,10 @@ IMPLICIT: dict[str, Any] = {
 
 
 def explicit(
-    train: Any,
-    *,
-    evaluate_on: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    n_epochs: int | None = None,
+    train: Any, *, evaluate_on: Parts = None, seed: int = 0, n_epochs: int | None = None,
     **changes: Any,
-) -> Pipeline:
-    """Fit a biased matrix factorization to ratings.
+) -> Pipeline:  # fmt: skip
+    """Fit a biased matrix factorization to ratings, and return the fitted pipeline.
 
     Parameters
     ----------
@@ -38,31 +35,20 @@ def explicit(
         Ratings on any scale: inside, they are brought to the width of one to five stars.
     evaluate_on : dict of name to matrix, optional
         Held-out ratings to follow, as in `nmf_helpers.pipeline.Pipeline`.
-    seed : int
     n_epochs : int, optional
         The recipe's own number when None.
     **changes
         Any other setting of `nmf_helpers.pipeline.Pipeline`, to change one thing and see.
-
-    Returns
-    -------
-    Pipeline
-        Fitted.
     """
     train = check_matrix("train", train)
     unit = float(train.data.max() - train.data.min()) / 4 or 1.0
-    ours = EXPLICIT | {"rating_unit": unit, "seed": seed}
-    return _fit(train, evaluate_on, ours, n_epochs, changes)
+    return _fit(EXPLICIT | {"rating_unit": unit}, train, evaluate_on, seed, n_epochs, changes)
 
 
 def implicit(
-    train: Any,
-    *,
-    evaluate_on: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    n_epochs: int | None = None,
+    train: Any, *, evaluate_on: Parts = None, seed: int = 0, n_epochs: int | None = None,
     **changes: Any,
-) -> Pipeline:
+) -> Pipeline:  # fmt: skip
     """Fit a ranking of items to interactions, by BPR.
 
     Parameters and result as in `explicit`; the matrices hold ones. The gradient is taken by hand
@@ -70,21 +56,16 @@ def implicit(
     """
     train = check_matrix("train", train, kind="interactions")
     by_hand = {"model", "loss", "dropout", "sparse", "optimizer"}.isdisjoint(changes)
-    ours = IMPLICIT | {"step": "by_hand" if by_hand else "autograd", "seed": seed}
+    ours = IMPLICIT | {"step": "by_hand" if by_hand else "autograd"}
     if train.shape[1] >= 10:  # a smaller catalogue has no first ten places
         ours["metrics"] = ("auc", "precision@5", "ndcg@10")
-    return _fit(train, evaluate_on, ours, n_epochs, changes)
+    return _fit(ours, train, evaluate_on, seed, n_epochs, changes)
 
 
 def hogwild(
-    train: Any,
-    *,
-    evaluate_on: Mapping[str, Any] | None = None,
-    n_workers: int = 2,
-    seed: int = 0,
-    n_epochs: int | None = None,
-    **changes: Any,
-) -> Pipeline:
+    train: Any, *, evaluate_on: Parts = None, n_workers: int = 2, seed: int = 0,
+    n_epochs: int | None = None, **changes: Any,
+) -> Pipeline:  # fmt: skip
     """Fit the `implicit` recipe in several processes that share one set of weights."""
     return implicit(
         train, evaluate_on=evaluate_on, seed=seed, n_epochs=n_epochs, n_workers=n_workers, **changes
@@ -92,25 +73,16 @@ def hogwild(
 
 
 def _fit(
-    train: Any,
-    evaluate_on: Mapping[str, Any] | None,
-    ours: dict[str, Any],
-    n_epochs: int | None,
-    changes: dict[str, Any],
+    ours: dict, train: Any, evaluate_on: Parts, seed: int, n_epochs: int | None, changes: dict
 ) -> Pipeline:
-    settings = ours | changes
-    settings["n_epochs"] = settings["n_epochs"] if n_epochs is None else n_epochs
-    return Pipeline(train, evaluate_on=evaluate_on, **settings).fit()
+    given = {} if n_epochs is None else {"n_epochs": n_epochs}
+    return Pipeline(train, evaluate_on=evaluate_on, seed=seed, **ours | given | changes).fit()
 
 
 def bayesian(
-    train: Any,
-    *,
-    item_features: Any = None,
-    times: Any = None,
-    evaluate_on: Mapping[str, Any] | None = None,
+    train: Any, *, item_features: Any = None, times: Any = None, evaluate_on: Parts = None,
     seed: int = 0,
-) -> BayesianMF:
+) -> BayesianMF:  # fmt: skip
     """Fit Bayesian matrix factorization to ratings, with what else is known of them.
 
     Parameters
@@ -122,12 +94,6 @@ def bayesian(
         Seconds since 1970 of each rating, stored where `train` stores one.
     evaluate_on : dict of name to matrix, optional
         Held-out ratings to follow; the records are then in the model's ``history``.
-    seed : int
-
-    Returns
-    -------
-    BayesianMF
-        Fitted.
     """
     model = BayesianMF(seed=seed)
     known = {"item_features": item_features, "times": times, "evaluate_on": evaluate_on}

@@ -1,39 +1,24 @@
-"""What can be set on a pipeline: names, limits and choices in one table each."""
+"""Every keyword of a constructor, checked and kept under its own name, as in scikit-learn."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 import numpy as np
 import torch
-from torch import nn
 
 from nmf_helpers.checks import check_number, nearest
-from nmf_helpers.training import LR_SCHEDULES
 
-COUNT = {"at_least": 1, "whole": True}
-LIMITS: dict[str, dict[str, Any]] = {
-    "n_factors": COUNT,
-    "svd_scale": {"above": 0},
-    "batch_size": COUNT,
-    "dropout": {"at_least": 0, "at_most": 1},
-    "lr": {"above": 0},
-    "weight_decay": {"at_least": 0},
-    "rating_unit": {"above": 0},
-    "n_epochs": {"at_least": 0, "whole": True},
-    "patience": COUNT,
-    "validation_fraction": {"above": 0, "below": 1},
-    "n_workers": {"at_least": 0, "whole": True},
-    "seed": {"at_least": 0, "at_most": 2**32 - 1, "whole": True},
-}
-OPTIONAL = ("dropout", "patience")  # None is welcome
-CHOICES = {
-    "init": ("normal", "svd"),
-    "lr_schedule": LR_SCHEDULES,
-    "step": ("autograd", "by_hand"),
-}
+# What a keyword may be is said where it is declared: `lr: Positive`, `init: Literal[...]`.
+Count = Annotated[int | None, {"at_least": 1, "whole": True}]  # None where it is the default
+Natural = Annotated[int, {"at_least": 0, "whole": True}]
+Positive = Annotated[float, {"above": 0}]
+NotNegative = Annotated[float, {"at_least": 0}]
+Chance = Annotated[float | None, {"at_least": 0, "at_most": 1}]
+Fraction = Annotated[float, {"above": 0, "below": 1}]
+Seed = Annotated[int, {"at_least": 0, "at_most": 2**32 - 1, "whole": True}]
 ANY_TIME = ("lr", "weight_decay", "n_epochs", "batch_size", "verbose")
 
 
@@ -44,6 +29,7 @@ class Settings:
     """
 
     defaults: ClassVar[dict[str, Any]]
+    hints: ClassVar[dict[str, Any]]
     model_options: dict[str, Any]
     model: Any
     is_built = False
@@ -52,9 +38,10 @@ class Settings:
         def __getattr__(self, name: str) -> Any: ...
 
     def __init_subclass__(cls) -> None:
-        """Read the names and defaults off the constructor."""
+        """Read the names, defaults and limits off the constructor."""
         takes = inspect.signature(cls.__init__).parameters.values()
         cls.defaults = {p.name: p.default for p in takes if p.kind is p.KEYWORD_ONLY}
+        cls.hints = get_type_hints(cls.__init__, include_extras=True)
         del cls.defaults["evaluate_on"]  # data, not a setting
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -66,10 +53,11 @@ class Settings:
                     f"{name}={value!r}. At any time you may set {', '.join(ANY_TIME)}"
                 )
             value = value.item() if isinstance(value, np.generic) else value
-            if name in LIMITS and not (value is None and name in OPTIONAL):
-                check_number(name, value, **LIMITS[name])
-            if name in CHOICES:
-                nearest(name, value, CHOICES[name])
+            hint, welcome = self.hints[name], value is None and self.defaults[name] is None
+            if hasattr(hint, "__metadata__") and not welcome:
+                check_number(name, value, **hint.__metadata__[0])
+            elif getattr(hint, "__origin__", None) is Literal:
+                nearest(name, value, get_args(hint))
         super().__setattr__(name, value)
 
     @property
@@ -83,16 +71,8 @@ class Settings:
         changed = [f"{k}={v!r}" for k, v in self.settings.items() if v != self.defaults.get(k)]
         return f"{type(self).__name__}({', '.join([type(self.model).__name__, *changed])})"
 
-    def check_options(
-        self, model: type[nn.Module], ours: Mapping, others: Mapping, usual: Mapping
-    ) -> dict[str, Any]:
-        """Return what a model is built with: `usual`, where it takes that, then ours, the others.
-
-        Raises
-        ------
-        ValueError
-            For an option that the model doesn't have, with the nearest one.
-        """
+    def check_options(self, model: type, ours: Mapping, others: Mapping, mean: float) -> dict:
+        """Return what a model is built with, or say which option it doesn't have."""
         known: set[str] = set()
         for cls in model.__mro__:  # also the options that a model passes on to its base
             takes = inspect.signature(cls).parameters.values()
@@ -112,7 +92,8 @@ class Settings:
                 'init_std and init_mean belong to init="normal", and this start is "svd", of size '
                 'svd_scale: say init="normal" as well, or svd_scale instead'
             )
-        return {k: v for k, v in usual.items() if k in known} | given | dict(others)
+        usual = {"global_mean": mean} if "global_mean" in known else {}
+        return usual | given | dict(others)
 
 
 def find_device(name: str, n_workers: int) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from nmf_helpers.interactions import Batch
 Step = Callable[[nn.Module, Batch], Tensor]  # takes a step, returns the batch's mean loss before
 Loss = Callable[..., Tensor]
 Evaluate = Callable[[nn.Module], Mapping[str, Any]]
-LR_SCHEDULES = ("constant", "linear")
+LrSchedule = Literal["constant", "linear"]
 
 
 class Diverged(ArithmeticError):
@@ -31,21 +31,13 @@ class RowSGD:
     ``row -= lr * (gradient + weight_decay * row)``, once for every time the row occurs in the
     batch. A film with a thousand ratings is so decayed a thousand times an epoch and one with a
     single rating once: the penalty of Koren et al. (2009), equation 5, which sums over ratings.
-    Dense parameters take an ordinary step.
-
-    Parameters
-    ----------
-    params : iterable of nn.Parameter
-    lr : float
-        Learning rate for one sample, when the loss is summed over the batch.
-    weight_decay : float
+    Dense parameters take an ordinary step. `lr` is that of one sample if the loss is summed.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0):
-        # Named and shaped as in torch.optim, so that rates are changed in one way.
-        self.param_groups: list[dict[str, Any]] = [
-            {"params": list(params), "lr": lr, "weight_decay": weight_decay}
-        ]
+        # Named as in torch.optim, whose own base class takes a second to import what it needs.
+        group = {"params": list(params), "lr": lr, "weight_decay": weight_decay}
+        self.param_groups: list[dict[str, Any]] = [group]
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -65,46 +57,31 @@ class RowSGD:
                 continue
             # Repeated rows stay apart on purpose: adding them up first costs a sort. Nothing is
             # changed in place: two parameters that were added share one gradient tensor.
-            rows = p.grad._indices()[0]  # (occurrences,)
-            step = p.grad._values()  # (occurrences, factors)
+            rows, step = p.grad._indices()[0], p.grad._values()  # (n,), (n, factors)
             if weight_decay:
                 step = step.add(p.index_select(0, rows), alpha=weight_decay).mul_(-lr)
             else:
                 step = step * -lr
             p.index_add_(0, rows, step)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what there is to remember between steps: nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing, as there is nothing to remember."""
-
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "adagrad": torch.optim.Adagrad,
-    "sparse_adam": torch.optim.SparseAdam,
-    "row_sgd": RowSGD,
-}
+    "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD,
+    "adagrad": torch.optim.Adagrad, "sparse_adam": torch.optim.SparseAdam, "row_sgd": RowSGD,
+}  # fmt: skip
 
 
 def make_optimizer(
     optimizer: str | Callable[..., Any], model: nn.Module, lr: float, weight_decay: float = 0.0
 ) -> Any:
-    """Build an optimizer from its name or its class, refusing what cannot work.
+    """Build an optimizer from its name or its class.
 
-    Raises
-    ------
-    ValueError
-        If the name is unknown, a number is out of range, or the model's sparse gradients do not
-        go with the optimizer or with its weight decay.
+    A ValueError says so if the name is unknown, a number is out of range, or the model's sparse
+    gradients do not go with the optimizer or with its weight decay.
     """
     check_number("lr", lr, above=0)
     check_number("weight_decay", weight_decay, at_least=0)
-    lr, weight_decay = float(lr), float(weight_decay)  # NumPy's numbers can't be saved
+    rates = {"lr": float(lr), "weight_decay": float(weight_decay)}  # no NumPy: it can't be saved
     if isinstance(optimizer, str):
         optimizer = OPTIMIZERS[nearest("optimizer", optimizer, OPTIMIZERS)]
     kind = getattr(optimizer, "func", optimizer)  # the class behind partial(SGD, momentum=.9)
@@ -116,46 +93,30 @@ def make_optimizer(
         )
     if sparse and weight_decay and kind is not RowSGD:
         raise ValueError(
-            f"{kind.__name__} cannot apply weight_decay={weight_decay} to sparse gradients: "
-            'use optimizer="row_sgd", which decays the rows it touches, or sparse=False, '
-            "or weight_decay=0"
+            f"{kind.__name__} cannot apply weight_decay={weight_decay} to sparse gradients: use "
+            'optimizer="row_sgd", which decays the rows it touches, sparse=False or weight_decay=0'
         )
     if kind is torch.optim.SparseAdam:
         if not sparse:
             raise ValueError('optimizer="sparse_adam" needs sparse gradients: use sparse=True')
-        return optimizer(model.parameters(), lr=lr)  # it has no weight_decay to set to 0
-    return optimizer(model.parameters(), lr=lr, weight_decay=weight_decay)
+        del rates["weight_decay"]  # it has none to set to 0
+    return optimizer(model.parameters(), **rates)
 
 
 class GradientStep:
     """One step of an optimizer along the gradient that autograd finds.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Called as ``model(users, items)`` with tensors of shapes that broadcast.
-    loss : callable
-        ``loss(prediction, target)`` → mean over the batch, one number a sample, or the sum if
-        it says ``reduction="sum"`` of itself as PyTorch's modules do.
-    optimizer : str, class or object
-        One of `OPTIMIZERS`, an optimizer class, or a ready-made optimizer (then `lr` and
-        `weight_decay` are its own).
-    lr, weight_decay : float
-    reduction : {"mean", "sum"}
-        Follow the gradient of the batch's mean loss, or of its sum: then the learning rate is
-        that of one sample, whatever the batch size.
+    `loss`, called as ``loss(prediction, target)``, returns the mean over the batch, one number a
+    sample, or the sum if it says ``reduction="sum"`` of itself as PyTorch's modules do.
+    `optimizer` is one of `OPTIMIZERS`, a class, or ready-made (and has its own rates). With
+    ``reduction="sum"`` the gradient of the batch's summed loss is followed instead of the mean's:
+    then the learning rate is that of one sample, whatever the batch size.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        loss: Loss = F.mse_loss,
-        optimizer: Any = "adam",
-        lr: float = 0.01,
-        weight_decay: float = 0.0,
-        reduction: Literal["mean", "sum"] = "mean",
-    ) -> None:
+        self, model: nn.Module, *, loss: Loss = F.mse_loss, optimizer: Any = "adam",
+        lr: float = 0.01, weight_decay: float = 0.0, reduction: Literal["mean", "sum"] = "mean",
+    ) -> None:  # fmt: skip
         self.loss, self.reduction = loss, nearest("reduction", reduction, ("mean", "sum"))
         named = isinstance(optimizer, str) or callable(optimizer)
         self.optimizer = make_optimizer(optimizer, model, lr, weight_decay) if named else optimizer
@@ -170,24 +131,19 @@ class GradientStep:
 
 
 def train(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    step: Step | None = None,
-    *,
-    n_epochs: int = 10,
-    start_epoch: int = 1,
-    lr_schedule: str = "constant",
-    evaluate: Evaluate | None = None,
+    model: nn.Module, batches: Iterable[Batch], step: Step | None = None, *, n_epochs: int = 10,
+    start_epoch: int = 1, lr_schedule: str = "constant", evaluate: Evaluate | None = None,
     **settings: Any,
-) -> Generator[Record, None, None]:
-    """Train a model, yielding one record per epoch.
+) -> Generator[Record, None, None]:  # fmt: skip
+    """Train a model for the epochs `start_epoch` … `n_epochs`, yielding a record after each.
 
     A generator, so that whoever watches decides: a progress bar, a plot, early stopping and a
-    test all loop over the same records, and training stops when they stop asking.
+    test all loop over the same records, and training stops when they stop asking. A record holds
+    ``epoch``, ``train_loss`` (per sample, each batch's before its own step), what `evaluate`
+    returns for the model in eval mode, and ``seconds`` of training without evaluation.
 
     Parameters
     ----------
-    model : nn.Module
     batches : iterable of ((users, items), target)
         Walked once an epoch: a DataLoader, or a list with one batch for full-batch training.
         `items` may be a pair (positives, negatives): the loss then gets the difference of their
@@ -195,21 +151,8 @@ def train(
     step : callable, optional
         ``step(model, batch) -> mean loss of the batch``, which holds its optimizer, as attribute
         ``optimizer`` if a schedule is to reach it. By default ``GradientStep(model, **settings)``.
-    n_epochs, start_epoch : int
-        Epochs `start_epoch` … `n_epochs` are run.
     lr_schedule : {"constant", "linear"}
         "linear" lets the learning rate fall in equal steps, to nearly zero in the last epoch.
-    evaluate : callable, optional
-        ``evaluate(model)`` → numbers to add to the record, after each epoch. The model is in
-        eval mode then, and while a record is looked at.
-    **settings
-        Of `GradientStep`: ``loss``, ``optimizer``, ``lr``, ``weight_decay``, ``reduction``.
-
-    Yields
-    ------
-    dict
-        ``epoch``, ``train_loss`` (per sample, over the epoch's batches, each before its own
-        step), what `evaluate` returned, and ``seconds`` of training without evaluation.
 
     Raises
     ------
@@ -217,7 +160,7 @@ def train(
         When the loss or a weight is NaN or infinite.
     """
     check_number("n_epochs", n_epochs, at_least=0, whole=True)
-    nearest("lr_schedule", lr_schedule, LR_SCHEDULES)
+    nearest("lr_schedule", lr_schedule, get_args(LrSchedule))
     if step is not None and settings:
         raise TypeError(f"{', '.join(settings)}: a step has its own settings; give them to it")
     step = GradientStep(model, **settings) if step is None else step
@@ -240,19 +183,15 @@ def scheduled_lr(lr_schedule: str, lr: float, epoch: int, n_epochs: int) -> floa
 def set_rates(step: Any, loader: Any, lr: float, weight_decay: float, batch_size: int) -> None:
     """Let a step and the loader of its batches go on with other settings."""
     for group in step.optimizer.param_groups:
-        group["lr"] = lr
-        if "weight_decay" in group:  # SparseAdam has none
-            group["weight_decay"] = weight_decay
+        rates = {"lr": lr, "weight_decay": weight_decay}
+        group.update({name: rate for name, rate in rates.items() if name in group})
     loader.sampler.batch_size = batch_size
 
 
 def train_epoch(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    step: Step,
-    epoch: int,
+    model: nn.Module, batches: Iterable[Batch], step: Step, epoch: int,
     evaluate: Evaluate | None = None,
-) -> Record:
+) -> Record:  # fmt: skip
     """Walk all batches once, a step for each, and return the epoch's record, as in `train`."""
     start = time.perf_counter()
     model.train()
@@ -288,12 +227,8 @@ def diverged(what: str, epoch: int) -> Diverged:
 def batch_loss(model: nn.Module, batch: Batch, loss: Loss = F.mse_loss) -> Tensor:
     """Return the mean loss of one batch, of single items or of (positive, negative) pairs.
 
-    Raises
-    ------
-    ValueError
-        If the model returns another shape than the targets have.
-    IndexError
-        For a user or an item that the model has no row for.
+    A user or an item that the model has no row for is an IndexError; scores of another shape than
+    the targets are a ValueError.
     """
     (users, items), target = batch
     try:
@@ -322,13 +257,7 @@ def batch_loss(model: nn.Module, batch: Batch, loss: Loss = F.mse_loss) -> Tenso
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, batches: Iterable[Batch], loss: Loss = F.mse_loss) -> float:
-    """Return the per-sample loss over all batches, without training.
-
-    Raises
-    ------
-    ValueError
-        If the batches are empty.
-    """
+    """Return the per-sample loss over all batches, without training."""
     training = model.training
     model.eval()
     total, count = 0.0, 0
