@@ -263,7 +263,7 @@ def first_dies_rest_hang(difference, target, flag):
 @pytest.mark.parametrize("loss, says, timeout", [
     (raising, r"(?s)worker [01] failed:.*raising.*ArithmeticError: out of cheese", 30),
     (dying, r"worker [01] died with exit code -9", 30),
-    (hanging, r"worker [01](, 1)? did not answer within 0\.5 seconds", 0.5),  # at the start, if busy
+    (hanging, r"worker [01](, 1)? did not answer within 0\.5 seconds", 0.5),
     (first_dies_rest_hang, r"worker [01] died with exit code -9", 30),
 ])  # fmt: skip
 def test_a_worker_that_fails_ends_the_run_with_the_reason(loss, says, timeout, tmp_path):
