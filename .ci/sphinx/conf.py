@@ -1,10 +1,15 @@
 """How Sphinx builds the course's pages; see .ci/site."""
 
+import sys
+from pathlib import Path
+
 from docutils import nodes
 from latex2mathml.converter import convert
 from pygments.lexers.special import TextLexer
 
 from nmf_helpers import __version__
+
+sys.path.append(str(Path(__file__).parent))  # for anchors.py
 
 project = "Neural Matrix Factorization on MovieLens"
 author = f"The authors of {project}"
@@ -15,6 +20,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 exclude_patterns = [".doctrees", "nmf_helpers/datasets"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+myst_heading_slug_func = "anchors.like_jupyterlab"
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # labs have become pictures
 
