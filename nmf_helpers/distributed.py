@@ -57,20 +57,18 @@ def read_own(source: str, columns: list[str], threshold: float) -> pd.DataFrame:
     """
     rank, n_processes, (user, item, rating) = dist.get_rank(), dist.get_world_size(), columns
     wanted = columns[:2] if threshold == -np.inf else columns
-    parts: Any = [load_ratings(source)] if not Path(source).is_file() else None
-    if source.endswith(".parquet"):
+    if not Path(source).is_file():
+        parts: Any = [load_ratings(source)]
+    elif source.endswith(".parquet"):
         from pyarrow.compute import abs, divide, field
 
         own = abs(field(user)) - divide(abs(field(user)), n_processes) * n_processes == rank
         parts = [pd.read_parquet(source, columns=wanted, filters=own)]
-    elif parts is None:
+    else:
         ids = {user: "int64", item: "int64"}
         parts = pd.read_csv(source, usecols=wanted, dtype=ids, chunksize=CHUNK)
-    kept = []
-    for part in parts:
-        own = (part[user].abs() % n_processes == rank) & (part.get(rating, np.inf) >= threshold)
-        kept.append(part.loc[own, [user, item]])
-    return pd.concat(kept, ignore_index=True)
+    mine = lambda p: (p[user].abs() % n_processes == rank) & (p.get(rating, np.inf) >= threshold)  # noqa: E731
+    return pd.concat([part.loc[mine, [user, item]] for part in parts], ignore_index=True)
 
 
 def own_matrices(table: pd.DataFrame) -> tuple[np.ndarray, sp.csr_array, sp.csr_array]:
@@ -86,11 +84,11 @@ def own_matrices(table: pd.DataFrame) -> tuple[np.ndarray, sp.csr_array, sp.csr_
     columns, shape = items.searchsorted(table.iloc[:, 1]), (len(users), len(items))
     place = pd.util.hash_pandas_object(table, index=False).groupby(rows).rank().to_numpy()
     test = (place <= HELD_OUT) & (np.bincount(rows)[rows] > HELD_OUT)
-    parts = [
+    train, test = (
         sp.csr_array((np.ones(part.sum(), np.float32), (rows[part], columns[part])), shape)
         for part in (~test, test)
-    ]
-    return users, parts[0], parts[1]
+    )
+    return users, train, test
 
 
 def item_weights(model: nn.Module) -> list[nn.Parameter]:
@@ -161,14 +159,13 @@ def run(options: argparse.Namespace) -> None:
     if options.save:
         whole_model(pipeline, parts).save(options.save)
     n_users, ndcg, auc, sizes, memory = np.array([part["figures"] for part in parts]).T
-    ms = 1e3 / len(pipeline.history)
+    ms, size = 1e3 / len(pipeline.history), sum(w.nbytes for w in item_weights(pipeline.model))
     print(
         f"{n_processes} process(es) with {', '.join(f'{size:,.0f}' for size in sizes)} "
         f"interactions and {', '.join(f'{mib:.0f}' for mib in memory)} MiB\n"
         f"nDCG@10 {ndcg @ n_users / sum(n_users):.4f}  AUC {auc @ n_users / sum(n_users):.4f}\n"
         f"an epoch: {ms * sum(pipeline.history.column('seconds')):.1f} ms to train, "
-        f"{ms * exchange:.1f} ms to exchange "
-        f"{sum(w.nbytes for w in item_weights(pipeline.model)) / 2**20:.2g} MiB"
+        f"{ms * exchange:.1f} ms to exchange {size / 2**20:.2g} MiB"
     )
 
 

@@ -54,8 +54,7 @@ def train_hogwild(
     Parameters
     ----------
     make_step : callable
-        ``make_step(model)`` → the step that a worker takes, as in `nmf_helpers.training.train`:
-        ``functools.partial(BPRStep, lr=0.05)``. It is sent to the workers.
+        ``make_step(model)`` → a worker's step: ``functools.partial(BPRStep, lr=0.05)``.
     rates : callable
         ``rates(epoch)`` → the ``lr``, ``weight_decay`` and ``batch_size`` (of one worker).
     n_epochs : int or None
@@ -64,9 +63,7 @@ def train_hogwild(
         Decides the shards and each worker's random state. With more than one worker a run is
         still not repeatable: who writes first is up to the machine.
     start_method : {"forkserver", "spawn", "fork"}, optional
-        By default "forkserver" where the system has it: the first call starts a server process
-        that imports PyTorch, and workers fork from it in a moment. "spawn", a new Python for each
-        worker, is for any system; "fork" may hang once PyTorch has used threads.
+        As in `_context`.
     timeout : float
         Seconds that an epoch may take before a worker counts as hung.
 
@@ -74,10 +71,9 @@ def train_hogwild(
     ------
     ValueError, TypeError
         For settings that cannot work, too little shared memory, or what cannot be sent.
-    Diverged
-        As `nmf_helpers.training.train`.
-    WorkerError
-        If a worker raises, dies or hangs: the others are ended, the model keeps what it has.
+    Diverged, WorkerError
+        If a worker diverges; if it raises, dies or hangs. The others are ended; the model keeps
+        what it has.
     """
     check_number("n_workers", n_workers, at_least=1, at_most=MOST_WORKERS, whole=True)
     check_number("timeout", timeout, above=0)
@@ -169,7 +165,12 @@ def _started(
 
 
 def _context(start_method: str | None) -> Any:
-    """Return how processes are started: by a server that has imported everything, if possible."""
+    """Return how processes are started.
+
+    Best by "forkserver", where the system has it: the first call starts a server process that
+    imports PyTorch, and workers fork from it in a moment. "spawn", a new Python for each worker,
+    is for any system; "fork" may hang once PyTorch has used threads.
+    """
     has_server = "forkserver" in torch.multiprocessing.get_all_start_methods()
     start_method = start_method or ("forkserver" if has_server else "spawn")
     context = torch.multiprocessing.get_context(start_method)
@@ -208,12 +209,10 @@ def _check_sendable(job: Any) -> None:
             f"the model, the step or its loss cannot be sent to a worker process ({error}): define "
             "it at the top of a .py file and import it; no notebook cell, lambda or inner function"
         ) from error
-    try:  # both of PyTorch's ways to share memory take it from there
-        room = shutil.disk_usage("/dev/shm")
-    except OSError:
+    if not os.path.isdir("/dev/shm"):
         return  # a system that has no limit of this kind
-    needed, mib = sum(inventory.n_bytes.values()), 2**20
-    if needed > room.free:
+    room, needed, mib = shutil.disk_usage("/dev/shm"), sum(inventory.n_bytes.values()), 2**20
+    if needed > room.free:  # both of PyTorch's ways to share memory take it from there
         raise ValueError(
             f"the workers share weights and data of {needed / mib:.1f} MiB by way of /dev/shm, "
             f"where {room.free / mib:.1f} MiB are free: train in one process (n_workers=0), or, "
@@ -234,17 +233,17 @@ def _answers(workers: list[Worker], timeout: float) -> list[Any]:
         for rank, (process, pipe) in silent.items():
             if pipe in ready or process.sentinel in ready:
                 answers[rank] = _receive(rank, process, pipe)
+                if isinstance(answers[rank], Exception):
+                    raise answers[rank]
     return [answers[rank] for rank in range(len(workers))]
 
 
 def _receive(rank: int, process: BaseProcess, pipe: Connection) -> Any:
     with suppress(EOFError, ConnectionResetError):
         if pipe.poll():
-            if isinstance(answer := pipe.recv(), Exception):
-                raise answer
-            return answer
+            return pipe.recv()
     process.join(5)  # its pipe closes a moment before it is dead
-    raise WorkerError(
+    return WorkerError(
         f"hogwild worker {rank} died with exit code {process.exitcode}. A negative code is a "
         "signal (-9: killed, often for lack of memory). Code 1 at the start: a script must start "
         'training under if __name__ == "__main__":, since each worker imports the script anew'

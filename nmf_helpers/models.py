@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,9 @@ class FactorModel(Scorer, nn.Module):
     """What the models share: a vector for every user and item, which each combines in its way.
 
     ``forward(users, items)`` takes two integer tensors whose shapes broadcast against each other,
-    and returns a float tensor of the broadcast shape, a batch of one included.
-
-    The vectors start from a normal distribution of mean `init_mean` and deviation `init_std`.
-    With `sparse`, gradients hold only the rows that a batch touched; the optimizer has to take
-    them.
+    and returns a float tensor of the broadcast shape, a batch of one included. The vectors start
+    from a normal distribution of mean `init_mean` and deviation `init_std`. With `sparse`,
+    gradients hold only the rows that a batch touched; the optimizer has to take them.
     """
 
     def __init__(
@@ -45,9 +42,7 @@ class FactorModel(Scorer, nn.Module):
         self.register_buffer("global_mean", torch.tensor(float(global_mean)))
 
     def _scores(self, users: np.ndarray) -> np.ndarray:
-        with judged(self) as device:
-            rows = self._score_rows(torch.from_numpy(users).to(device))  # (users, items)
-            return rows.float().numpy(force=True)
+        return ask(self, self._score_rows, users)
 
     def _score_rows(self, users: Tensor) -> Tensor:
         items = torch.arange(self.n_items, device=users.device)
@@ -55,23 +50,18 @@ class FactorModel(Scorer, nn.Module):
         return torch.cat([self(chunk[:, None], items) for chunk in users.split(16)])
 
     def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        scores = np.empty(len(users), dtype=np.float32)
-        with judged(self) as device:
-            for start in range(0, len(users), 10**6):
-                part = slice(start, start + 10**6)
-                u, i = (torch.from_numpy(ids[part]).to(device) for ids in (users, items))
-                scores[part] = self(u, i).float().numpy(force=True)
-        return scores
+        n_parts = len(users) // 10**6 + 1  # so that what is in between stays small
+        parts = zip(np.array_split(users, n_parts), np.array_split(items, n_parts), strict=True)
+        return np.concatenate([ask(self, self, *part) for part in parts])
 
 
-@contextmanager
-def judged(model: nn.Module) -> Iterator[torch.device]:
-    """Switch dropout and gradients off for a moment; yields the device that the model is on."""
-    training = model.training
+@torch.no_grad()
+def ask(model: nn.Module, function: Callable[..., Tensor], *ids: np.ndarray) -> np.ndarray:
+    """Return what a function of the model makes of ids, without dropout: float32."""
+    training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
-        with torch.no_grad():
-            yield next(model.parameters()).device
+        return function(*(torch.from_numpy(i).to(device) for i in ids)).float().numpy(force=True)
     finally:
         model.train(training)
 
@@ -113,9 +103,8 @@ class BiasedMF(FactorModel):
         self, n_users: int, n_items: int, n_factors: int = 100, *, global_mean: float = 0.0,
         dropout: float = 0.0, sparse: bool = False, init_mean: float = 0.0, init_std: float = 0.01,
     ) -> None:  # fmt: skip
-        super().__init__(
-            n_users, n_items, n_factors, init_mean=init_mean, init_std=init_std, sparse=sparse
-        )
+        start: Any = {"init_mean": init_mean, "init_std": init_std}
+        super().__init__(n_users, n_items, n_factors, **start, sparse=sparse)
         self.add_biases(global_mean, sparse)
         check_number("dropout", dropout, at_least=0, at_most=1)
         self.dropout = nn.Dropout(dropout)
@@ -153,9 +142,8 @@ class CollabFNet(FactorModel):
         hidden_dropout: float = 0.0, biases: bool = False, global_mean: float = 0.0,
         init_std: float = 0.05,
     ) -> None:  # fmt: skip
-        super().__init__(
-            n_users, n_items, n_factors, n_item_factors, init_mean=0.0, init_std=init_std
-        )
+        start: Any = {"init_mean": 0.0, "init_std": init_std}
+        super().__init__(n_users, n_items, n_factors, n_item_factors, **start)
         check_number("n_hidden", n_hidden, at_least=1, whole=True)
         check_number("dropout", dropout, at_least=0, at_most=1)
         check_number("hidden_dropout", hidden_dropout, at_least=0, at_most=1)
@@ -214,9 +202,7 @@ def svd_init(model: FactorModel, train: Any, scale: float = 0.1, seed: int = 0) 
         table[:, :k] = torch.from_numpy(scale * np.sqrt(len(directions)) * directions * s)
 
 
-def _normal(
-    n_rows: int, n_columns: int, mean: float, std: float, sparse: bool = False
-) -> nn.Embedding:
+def _normal(n_rows: int, n_columns: int, mean: float, std: float, sparse: bool) -> nn.Embedding:
     """Return an embedding that starts from a normal distribution (PyTorch's own is N(0, 1))."""
     check_number("init_std", std, at_least=0)
     size = f"a table of {n_rows} × {n_columns} numbers"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -52,8 +53,6 @@ class Pipeline(takes.Settings, Scorer):
     init : {"normal", "svd"}
         Start the factors from noise (its size is the model's ``init_std``) or from who rated what
         (`nmf_helpers.models.svd_init`, of size `svd_scale`).
-    sparse : bool
-        Sparse embedding gradients; the optimizer has to take them.
     lr, lr_schedule : float, {"constant", "linear"}
         Learning rate of one sample, as losses are summed over the batch; "linear" lets it fall to
         nearly zero in the last epoch.
@@ -61,8 +60,7 @@ class Pipeline(takes.Settings, Scorer):
         A name in `nmf_helpers.training.OPTIMIZERS`, or a class such as ``torch.optim.Adam``.
     loss : str or callable
         "mse" for ratings; "bpr" (or "squared_sigmoid") to rank pairs; or ``loss(prediction,
-        target)``. One with an attribute ``pairwise = True`` is given the difference of a
-        positive's and a negative's score.
+        target)``, which gets differences of scores if it has an attribute ``pairwise = True``.
     step : {"autograd", "by_hand"}
         "by_hand" is `nmf_helpers.bpr.BPRStep`: the same step for BPR in about half the time.
     rating_unit : float
@@ -73,58 +71,28 @@ class Pipeline(takes.Settings, Scorer):
     patience : int, optional
         Stop when the first of `metrics` (else the loss) on the part named "validation" has not
         improved for so many epochs, and whenever training ends go back to the best epoch. Without
-        such a part, `validation_fraction` of `train` is set aside.
-    n_workers : int
-        0 trains in this process; more trains hogwild in so many processes.
+        such a part, `validation_fraction` of `train` becomes the attribute ``validation``, and
+        the rest ``train_part``.
     seed : int
         Decides the model that is built and, with the number of an epoch, all that is drawn in it.
-    device : str
-        "auto" takes a GPU when there is one.
-
-    Attributes
-    ----------
-    train_part, validation : sparse matrix
-        What `train` is parted into when `patience` sets some aside; otherwise all of it, and None.
-    rating_range : (low, high)
-        Of the training ratings; `rmse` clips predictions to it.
-    history : History
-        One record per epoch.
-
-    Raises
-    ------
-    ValueError
-        For settings that cannot work together, with what to change.
+    sparse, n_workers, device : bool, int, str
+        Sparse gradients, which the optimizer has to take; train hogwild in so many processes
+        (0: in this one); "auto" takes a GPU when there is one.
     """
 
     def __init__(
-        self,
-        train: Any,
-        *,
-        evaluate_on: Mapping[str, Any] | None = None,
-        model: type[nn.Module] = models.BiasedMF,
-        n_factors: takes.Count = 40,
-        init: Literal["normal", "svd"] = "normal",
-        svd_scale: takes.Positive = 0.1,
-        batch_size: takes.Count = 1024,
-        dropout: takes.Chance = None,
-        sparse: bool = False,
-        lr: takes.Positive = 0.01,
-        lr_schedule: training.LrSchedule = "constant",
-        weight_decay: takes.NotNegative = 0.0,
-        optimizer: str | type = "adam",
-        loss: str | Callable[..., Any] = "mse",
-        step: Literal["autograd", "by_hand"] = "autograd",
-        rating_unit: takes.Positive = 1.0,
-        n_epochs: takes.Natural = 10,
-        metrics: Sequence[str] = (),
-        patience: takes.Count = None,
-        validation_fraction: takes.Fraction = 0.1,
-        n_workers: takes.Natural = 0,
-        seed: takes.Seed = 0,
-        device: str = "auto",
-        verbose: bool = False,
-        **model_options: Any,
-    ) -> None:
+        self, train: Any, *, evaluate_on: Mapping[str, Any] | None = None,
+        model: type[nn.Module] = models.BiasedMF, n_factors: takes.Count = 40,
+        init: Literal["normal", "svd"] = "normal", svd_scale: takes.Positive = 0.1,
+        batch_size: takes.Count = 1024, dropout: takes.Chance = None, sparse: bool = False,
+        lr: takes.Positive = 0.01, lr_schedule: training.LrSchedule = "constant",
+        weight_decay: takes.NotNegative = 0.0, optimizer: str | type = "adam",
+        loss: str | Callable[..., Any] = "mse", step: Literal["autograd", "by_hand"] = "autograd",
+        rating_unit: takes.Positive = 1.0, n_epochs: takes.Natural = 10,
+        metrics: Sequence[str] = (), patience: takes.Count = None,
+        validation_fraction: takes.Fraction = 0.1, n_workers: takes.Natural = 0,
+        seed: takes.Seed = 0, device: str = "auto", verbose: bool = False, **model_options: Any,
+    ) -> None:  # fmt: skip
         given = locals()
         for name in self.defaults:
             setattr(self, name, given[name])
@@ -132,16 +100,16 @@ class Pipeline(takes.Settings, Scorer):
         self._loss = LOSSES[nearest("loss", loss, LOSSES)] if isinstance(loss, str) else loss
         self.pairwise: bool = getattr(self._loss, "pairwise", False)
         self._take(train, evaluate_on)
-        data = self.train.data
-        mean = float(data.mean()) / rating_unit if len(data) and not self.pairwise else 0.0
-        ours = {"n_factors": n_factors, "dropout": dropout, "sparse": sparse or None}
-        self.model_options = self.check_options(model, ours, model_options, mean)
+        self._check_metrics()
+        rated = self.train.nnz and not self.pairwise  # pairs have no mean
+        mean = float(self.train.data.mean()) / rating_unit if rated else 0.0
+        self.model_options = self.check_options(model, model_options, mean)
         self._device = takes.find_device(device, n_workers)
         self.history = History()
         self._generator = torch.Generator()  # of the order of samples and of negatives
         with self._seeded(epoch=0):  # before the model is built, or its weights are not seeded
             self.model = model(self.n_users, self.n_items, **self.model_options).to(self._device)
-        if init == "svd" and len(data):
+        if init == "svd" and self.train.nnz:
             models.svd_init(self.model, self.train_part, svd_scale)
         self._make_step(self.model)  # refuse early what cannot work
         self._step: Any = None  # made when it is needed
@@ -165,16 +133,13 @@ class Pipeline(takes.Settings, Scorer):
                     "make the two disjoint, as leave_n_out does"
                 )
             self.evaluate_on[name] = part
-        self._check_metrics()
         self.train_part, self.validation = self.train, None
         if self.patience is None or "validation" in self.evaluate_on or not len(data):
             return
         held = np.random.default_rng(self.seed).random(len(data)) < self.validation_fraction
         if held.all() or not held.any():
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {len(data)} training entries "
-                "leaves nothing to train on or nothing to validate on"
-            )
+            share = f"validation_fraction={self.validation_fraction} of {len(data)} entries"
+            raise ValueError(f"{share} leaves nothing to train on or nothing to validate on")
         (row, column), shape = self.train.tocoo().coords, self.shape_
         self.train_part, self.validation = (
             sp.csr_array((data[m], (row[m], column[m])), shape) for m in (~held, held)
@@ -188,10 +153,8 @@ class Pipeline(takes.Settings, Scorer):
                 if self.pairwise:
                     raise ValueError('"rmse" compares with ratings, but this loss only ranks')
             elif (scores.parse_metric(metric)[1] or 1) > self.n_items:
-                raise ValueError(
-                    f"{metric!r} asks for more than the {self.n_items} items there are: "
-                    "choose other metrics"
-                )
+                there = f"the {self.n_items} items there are"
+                raise ValueError(f"{metric!r} asks for more than {there}: choose other metrics")
 
     # ------------------------------------------------------------------ training
 
@@ -209,8 +172,8 @@ class Pipeline(takes.Settings, Scorer):
         check_number("every", every, at_least=1, whole=True)
         save = (lambda: None) if checkpoint is None else partial(self.save, checkpoint)
         save()  # whatever keeps it from being written is better known now
-        total, done = self.n_epochs, len(self.history)
-        bar = tqdm(total=total, initial=done, unit="epoch", disable=not self.verbose)
+        epochs = {"total": self.n_epochs, "initial": len(self.history), "unit": "epoch"}
+        bar = tqdm(**epochs, disable=not self.verbose)
         try:
             with bar, closing(self.epochs()) as records:
                 for record in records:
@@ -229,26 +192,27 @@ class Pipeline(takes.Settings, Scorer):
             return
         if not self.train.nnz:
             raise ValueError(
-                "there are no training entries. To go on training a saved pipeline, give "
-                "Pipeline.load the matrix that it was trained on"
+                "train is empty. To go on training a saved pipeline, give Pipeline.load the matrix "
+                "that it was trained on"
             )
-        records = self._records()
+        records, ended = self._records(), False
         try:
             while not self._finished():
                 with self._seeded(epoch=len(self.history) + 1):
                     record = next(records)
                 self.history.append(record)
                 if self.patience is not None and self._best_epoch() == len(self.history):
-                    weights = self.model.state_dict()
-                    self._best_weights = {name: w.clone() for name, w in weights.items()}
+                    self._best_weights = copy.deepcopy(self.model.state_dict())
                 yield record
-            self._back_to_best()
+                ended = self._finished()
         except training.Diverged:
-            self._back_to_best()
+            ended = True
             raise
         finally:
             records.close()
             self.model.eval()
+            if ended and self._best_weights is not None:
+                self.model.load_state_dict(self._best_weights)
 
     def _records(self) -> Generator[Record, None, None]:
         """Train epoch after epoch, in this process or in several, as long as somebody asks."""
@@ -278,17 +242,10 @@ class Pipeline(takes.Settings, Scorer):
         rates = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.step == "by_hand":
             if self._loss is not bpr_loss:
-                raise ValueError(
-                    'step="by_hand" knows the gradient of loss="bpr" only: use step="autograd"'
-                )
+                raise ValueError('step="by_hand" is for loss="bpr" only: use step="autograd"')
             return partial(BPRStep, **rates)
-        return partial(
-            training.GradientStep,
-            loss=self._loss,
-            optimizer=self.optimizer,
-            reduction="sum",
-            **rates,
-        )
+        ours = {"loss": self._loss, "optimizer": self.optimizer, "reduction": "sum"}
+        return partial(training.GradientStep, **rates, **ours)
 
     def _rates(self, epoch: int) -> dict[str, Any]:
         """Return what an epoch is trained with, of all that may be changed between epochs."""
@@ -306,10 +263,6 @@ class Pipeline(takes.Settings, Scorer):
         if self.patience is None or not 0 < done < self.n_epochs:
             return done >= self.n_epochs
         return done - self._best_epoch() >= self.patience
-
-    def _back_to_best(self) -> None:
-        if self._best_weights is not None:
-            self.model.load_state_dict(self._best_weights)
 
     def _loader(
         self, matrix: sp.csr_array, exclude: Any, batch_size: int, generator: torch.Generator
@@ -365,7 +318,7 @@ class Pipeline(takes.Settings, Scorer):
         return models.FactorModel._pairs(self.model, users, items) * self.rating_unit
 
     def rmse(self, matrix: Any) -> float:
-        """Return the RMSE over a matrix's entries, predictions clipped to `rating_range`."""
+        """Return the RMSE over a matrix's entries, predictions clipped to the training range."""
         return scores.rmse(self, matrix, clip=self.rating_range)
 
     # ------------------------------------------------------------------ files

@@ -71,11 +71,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
             "save it again"
         ) from None
     if version != FORMAT:
-        age, way_out = "an older", "train and save it again"
-        if version > FORMAT:
-            age, way_out = "a newer", "update nmf_helpers"
-        raise ValueError(
-            f"{path} was saved by {age} version (format {version}, this one reads {FORMAT}): "
-            + way_out
-        )
+        age = "an older version: train and save it again"
+        age = "a newer version: update nmf_helpers" if version > FORMAT else age
+        raise ValueError(f"{path} is of format {version}, not {FORMAT}; it was saved by {age}")
     return content

@@ -71,7 +71,7 @@ class Settings:
         changed = [f"{k}={v!r}" for k, v in self.settings.items() if v != self.defaults.get(k)]
         return f"{type(self).__name__}({', '.join([type(self.model).__name__, *changed])})"
 
-    def check_options(self, model: type, ours: Mapping, others: Mapping, mean: float) -> dict:
+    def check_options(self, model: type, others: Mapping, mean: float) -> dict[str, Any]:
         """Return what a model is built with, or say which option it doesn't have."""
         known: set[str] = set()
         for cls in model.__mro__:  # also the options that a model passes on to its base
@@ -80,11 +80,11 @@ class Settings:
             if all(option.kind is not option.VAR_KEYWORD for option in takes):
                 break
         known -= {"n_users", "n_items"}
-        given = {option: value for option, value in ours.items() if value is not None}
-        for option in given.keys() - known:
-            raise ValueError(
-                f"{model.__name__} has no {option}: leave it out, or use another model"
-            )
+        ours = {"n_factors": self.n_factors, "dropout": self.dropout, "sparse": self.sparse or None}
+        ours = {option: value for option, value in ours.items() if value is not None}
+        for option in ours.keys() - known:
+            name = model.__name__
+            raise ValueError(f"{name} has no {option}: leave it out, or use another model")
         for option in others:
             nearest(f"option of Pipeline or {model.__name__}", option, {*self.defaults, *known})
         if self.init == "svd" and others.keys() & {"init_std", "init_mean"}:
@@ -92,8 +92,7 @@ class Settings:
                 'init_std and init_mean belong to init="normal", and this start is "svd", of size '
                 'svd_scale: say init="normal" as well, or svd_scale instead'
             )
-        usual = {"global_mean": mean} if "global_mean" in known else {}
-        return usual | given | dict(others)
+        return ({"global_mean": mean} if "global_mean" in known else {}) | ours | dict(others)
 
 
 def find_device(name: str, n_workers: int) -> torch.device:

@@ -22,8 +22,8 @@ import numpy as np
 import psutil
 import pytest
 import test_fetch
-import test_pipeline
 from jupyter_client.manager import KernelManager
+from planted import TEST, TRAIN, build, same_run
 from test_fetch import RATINGS, SHA256, digest, download, grouplens_zip, reply
 from test_lab import PATIENCE, Notebook, unhurried, until
 
@@ -208,12 +208,12 @@ def test_a_notebook_runs_twice_in_a_row_from_any_folder(source, tmp_path):
 
 def test_a_process_killed_while_saving_leaves_the_old_file_and_the_next_save_works(tmp_path):
     path = tmp_path / "run.pt"
-    test_pipeline.build().save(path)
+    build().save(path)
     before = path.read_bytes()
     script = f"""
         import sys, time, torch
         sys.path.insert(0, {str(ROOT / "tests")!r})
-        from test_pipeline import build
+        from planted import build
         def half(content, file):
             file.write(b"half of"), file.flush()
             print("half", flush=True)
@@ -228,10 +228,10 @@ def test_a_process_killed_while_saving_leaves_the_old_file_and_the_next_save_wor
     saving.kill()
     saving.communicate()
     assert path.read_bytes() == before
-    fitted = Pipeline.load(path, test_pipeline.TRAIN, {"holdout": test_pipeline.TEST}).fit()
+    fitted = Pipeline.load(path, TRAIN, {"holdout": TEST}).fit()
     fitted.save(path)
     assert list(tmp_path.iterdir()) == [path]
-    test_pipeline.same_run(Pipeline.load(path), fitted)
+    same_run(Pipeline.load(path), fitted)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")

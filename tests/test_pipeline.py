@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from planted import likes, ratings
+from planted import STOPPING, TEST, TRAIN, build, build_ranking, numbers, same_run
+from scorers import ScorerContract
 from torch import nn
 
 from nmf_helpers import metrics
@@ -25,33 +26,18 @@ from nmf_helpers.models import MF, BiasedMF, CollabFNet, svd_init
 from nmf_helpers.pipeline import Pipeline
 from nmf_helpers.training import Diverged
 
-TRAIN, TEST = ratings()
-LIKED, LIKED_TEST = likes()
+
+class TestOfRatings(ScorerContract):
+    build = staticmethod(build)
+    test_scoring_before_fitting_is_refused = test_fitting_again_starts_anew = None  # it may score
+
+    def fit(self, matrix):
+        options = {"metrics": ()} if self.kind == "interactions" else {}
+        return self.build(matrix, None, **options).fit()
 
 
-def build(train=TRAIN, holdout=TEST, **changes):
-    """A pipeline in which everything random is at work: order, dropout, Adam's moments."""
-    settings = {
-        "n_factors": 4, "batch_size": 64, "lr": 0.002, "dropout": 0.2, "n_epochs": 6,
-        "init_std": 0.1, "metrics": ("rmse",), "seed": 3,
-    }  # fmt: skip
-    follow = None if holdout is None else {"holdout": holdout}
-    return Pipeline(train, **({"evaluate_on": follow} | settings | changes))
-
-
-def build_ranking(**changes):
-    settings = {"loss": "bpr", "metrics": ("auc", "ndcg@5")} | changes
-    return build(LIKED, LIKED_TEST, **settings)
-
-
-def numbers(history):
-    """The records without the time they took."""
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
-
-
-def same_run(ours, theirs):
-    assert numbers(ours.history) == numbers(theirs.history)
-    np.testing.assert_array_equal(ours.score_matrix(), theirs.score_matrix())
+class TestOfLikes(TestOfRatings):
+    kind, build = "interactions", staticmethod(build_ranking)
 
 
 # --- Training ---------------------------------------------------------------------------------
@@ -62,15 +48,12 @@ def test_fitting_beats_a_table_of_biases_where_there_is_more_to_know():
     assert fitted.history[-1]["holdout_rmse"] < 0.8 * rmse(BiasRidge().fit(TRAIN), TEST)
 
 
-def test_each_epoch_is_recorded():
-    frame = build().fit().history.to_frame()
+def test_each_epoch_is_recorded_and_what_is_recorded_is_what_the_metrics_say():
+    fitted = build().fit()
+    frame = fitted.history.to_frame()
     assert frame.index.tolist() == [1, 2, 3, 4, 5, 6]
     assert list(frame.columns) == ["train_loss", "holdout_loss", "holdout_rmse", "seconds"]
     assert frame["holdout_rmse"].iloc[-1] < frame["holdout_rmse"].iloc[0]
-
-
-def test_what_is_recorded_is_what_the_metrics_say():
-    fitted = build().fit()
     predictions = fitted.score_matrix()[TEST.nonzero()]
     last = fitted.history[-1]
     assert last["holdout_loss"] == pytest.approx(rmse(predictions, TEST.data) ** 2, rel=1e-5)
@@ -78,8 +61,9 @@ def test_what_is_recorded_is_what_the_metrics_say():
     assert last["holdout_rmse"] == pytest.approx(rmse(clipped, TEST.data), rel=1e-5)
 
     ranked = build_ranking().fit()
-    expected = metrics.evaluate(ranked, LIKED_TEST, exclude=LIKED, metrics=["auc", "ndcg@5"])
-    for name in ("auc", "ndcg@5"):
+    followed, names = ranked.evaluate_on["holdout"], ("auc", "ndcg@5")
+    expected = metrics.evaluate(ranked, followed, exclude=ranked.train, metrics=names)
+    for name in names:
         assert ranked.history[-1][f"holdout_{name}"] == expected[name]
 
 
@@ -128,11 +112,11 @@ def test_dropout_draws_anew_in_each_epoch():
 
 
 def test_the_same_loss_whatever_its_reduction():
-    by_name = build().fit()
+    by_name = build().fit().history
     for reduction in ("sum", "mean"):
-        other = build(loss=nn.MSELoss(reduction=reduction)).fit()
+        other = build(loss=nn.MSELoss(reduction=reduction)).fit().history
         for name in ("train_loss", "holdout_loss"):
-            assert other.history.column(name) == pytest.approx(by_name.history.column(name))
+            assert other.column(name) == pytest.approx(by_name.column(name))
 
 
 def test_a_pairwise_loss_may_be_given_as_a_function():
@@ -166,22 +150,17 @@ def test_dropout_0_reaches_a_model_with_a_default_of_its_own():
 
 # --- Early stopping ---------------------------------------------------------------------------
 
-STOPPING = {"patience": 2, "n_epochs": 100, "lr": 0.02, "dropout": 0.0, "validation_fraction": 0.2}
-
 
 def test_early_stopping_waits_and_goes_back_to_the_best_epoch():
     fitted = build(**STOPPING).fit()
-    valid = fitted.history.column("validation_rmse")
-    best = int(np.argmin(valid))
-    assert len(valid) == best + 1 + 2 < 100
-    assert fitted.rmse(fitted.validation) == valid[best] < valid[-1]
-    assert len(fitted.fit().history) == len(valid)  # it is done
-
-
-def test_the_best_epoch_is_restored_when_the_epochs_run_out_first():
-    fitted = build(**STOPPING | {"patience": 50, "n_epochs": 12}).fit()
-    assert len(fitted.history) == 12
-    assert fitted.rmse(fitted.validation) == min(fitted.history.column("validation_rmse"))
+    errors = fitted.history.column("validation_rmse")
+    best = int(np.argmin(errors))
+    assert len(errors) == best + 1 + 2 < 100
+    assert fitted.rmse(fitted.validation) == errors[best] < errors[-1]
+    assert len(fitted.fit().history) == len(errors)  # it is done
+    cut = build(**STOPPING | {"patience": 50, "n_epochs": 12}).fit()  # the epochs run out first
+    assert len(cut.history) == 12
+    assert cut.rmse(cut.validation) == min(cut.history.column("validation_rmse"))
 
 
 def test_a_higher_score_is_better_for_a_ranking():
@@ -193,10 +172,16 @@ def test_a_higher_score_is_better_for_a_ranking():
 def test_a_part_that_is_followed_decides_nothing():
     other = TEST.copy()
     other.data = np.random.default_rng(0).permutation(other.data)
-    ours, theirs = build(**STOPPING).fit(), build(holdout=other, **STOPPING).fit()
-    np.testing.assert_array_equal(ours.score_matrix(), theirs.score_matrix())
-    without = build(holdout=None, **STOPPING).fit()
-    np.testing.assert_array_equal(ours.score_matrix(), without.score_matrix())
+    ours = build(**STOPPING).fit().score_matrix()
+    for holdout in (other, None):
+        np.testing.assert_array_equal(build(holdout=holdout, **STOPPING).fit().score_matrix(), ours)
+
+
+def test_a_part_named_validation_decides_when_to_stop_and_nothing_is_carved():
+    named = build(holdout=None, evaluate_on={"validation": TEST}, **STOPPING).fit()
+    assert named.validation is None and named.train_part is named.train
+    errors = named.history.column("validation_rmse")
+    assert len(errors) == int(np.argmin(errors)) + 3
 
 
 def test_validation_is_carved_from_train_and_nothing_is_lost():
@@ -205,16 +190,14 @@ def test_validation_is_carved_from_train_and_nothing_is_lost():
     assert train_part.multiply(validation).nnz == 0
     np.testing.assert_array_equal((train_part + validation).toarray(), TRAIN.toarray())
     assert 0.15 < validation.nnz / TRAIN.nnz < 0.25
-    for share in (0, 1, -1, float("nan")):
-        with pytest.raises(ValueError, match="validation_fraction"):
-            build(**STOPPING | {"validation_fraction": share}).fit()
+    with pytest.raises(ValueError, match="validation_fraction"):
+        build(**STOPPING | {"validation_fraction": 1e-9})
 
 
 # --- Interrupts and checkpoints ---------------------------------------------------------------
 
 
-def interrupt_after(running, n_calls):
-    """Press Stop in the middle of an epoch."""
+def press_stop_at(n_calls):
     calls = []
 
     def press(*_):
@@ -222,12 +205,12 @@ def interrupt_after(running, n_calls):
         if len(calls) == n_calls:
             raise KeyboardInterrupt
 
-    return running.model.register_forward_hook(press)
+    return press
 
 
 def test_an_interrupt_keeps_model_and_history_and_fit_goes_on(capsys):
     running = build()
-    hook = interrupt_after(running, 30)
+    hook = running.model.register_forward_hook(press_stop_at(30))
     assert running.fit() is running
     assert "Interrupted after" in capsys.readouterr().out
     done = len(running.history)
@@ -240,28 +223,23 @@ def test_an_interrupt_keeps_model_and_history_and_fit_goes_on(capsys):
 
 
 def test_an_interrupt_of_the_evaluation_loses_nothing_either(monkeypatch):
-    running = build_ranking()
-    evaluate, calls = metrics.evaluate, []
-
-    def press(*arguments, **named):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return evaluate(*arguments, **named)
-
-    monkeypatch.setattr(metrics, "evaluate", press)
+    running, evaluate, press = build_ranking(), metrics.evaluate, press_stop_at(3)
+    monkeypatch.setattr(metrics, "evaluate", lambda *given, **n: press() or evaluate(*given, **n))
     assert len(running.fit().history) == 2
     assert len(running.fit().history) == 6
 
 
-def test_an_interrupt_between_epochs_changes_nothing():
-    running, epochs = build(), []
-    for record in running.epochs():
-        epochs.append(record)
-        if len(epochs) == 3:
-            break
-    assert len(running.history) == 3
-    same_run(running.fit(), build().fit())
+def stopped_after(n_epochs, running):
+    records = running.epochs()
+    for _ in range(n_epochs):
+        next(records)
+    records.close()
+    assert len(running.history) == n_epochs
+    return running
+
+
+def test_a_stop_between_epochs_changes_nothing():
+    same_run(stopped_after(3, build()).fit(), build().fit())
 
 
 CASES = {
@@ -277,16 +255,12 @@ CASES = {
 @pytest.mark.parametrize("make", CASES.values(), ids=CASES)
 def test_a_run_that_was_stopped_and_loaded_is_the_run_that_was_not(make, tmp_path):
     whole = make().fit()
-    path = tmp_path / "run.pt"
     n_epochs = len(whole.history)
     assert n_epochs >= 4
     for stop in (1, n_epochs - 1):  # the latter while early stopping is waiting
-        running = make()
-        for record in running.epochs():
-            if record["epoch"] == stop:
-                running.save(path)
-                break
-        loaded = Pipeline.load(path, running.train, running.evaluate_on)
+        running = stopped_after(stop, make())
+        running.save(tmp_path / "run.pt")
+        loaded = Pipeline.load(tmp_path / "run.pt", running.train, running.evaluate_on)
         assert len(loaded.history) == stop
         same_run(loaded.fit(), whole)
 
@@ -317,7 +291,7 @@ def test_a_process_that_is_killed_resumes_to_the_same_numbers(tmp_path):
     script = f"""
         import sys, time
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_pipeline import STOPPING, build
+        from planted import STOPPING, build
         running = build(**STOPPING)
         running.model.register_forward_hook(lambda *_: time.sleep(0.01))
         running.fit({str(path)!r})
@@ -342,55 +316,17 @@ def test_a_run_that_diverges_says_so_and_keeps_its_history():
     with pytest.raises(Diverged, match="try a smaller lr"):
         running.fit()
     assert all(np.isfinite(record["train_loss"]) for record in running.history)
-
-
-def test_weights_too_large_to_predict_with_are_a_divergence_too():
     with pytest.raises(Diverged, match=r"holdout loss became (inf|nan) in epoch 1: try"):
-        build(lr=1e30, batch_size=10**6, n_epochs=1, metrics=()).fit()
+        build(lr=1e30, batch_size=10**6, n_epochs=1, metrics=()).fit()  # too large to predict with
 
 
 def test_a_run_that_diverges_goes_back_to_its_best_epoch_if_it_has_one():
-    running = build(patience=5)
-    records = running.epochs()
-    next(records), next(records)
+    running = stopped_after(2, build(patience=5))
     running.lr = 1e30
     with pytest.raises(Diverged):
-        list(records)
+        running.fit()
     assert np.isfinite(running.score_matrix()).all()
     assert len(running.history) == 2
-
-
-# --- Predicting -------------------------------------------------------------------------------
-
-
-def test_predictions_are_entries_of_the_score_matrix():
-    fitted = build().fit()
-    users, items = np.array([0, 5, 5, 59]), np.array([39, 0, 0, 7])
-    predicted = fitted.predict(users, items)
-    assert predicted.shape == (4,) and predicted.dtype == np.float32
-    np.testing.assert_allclose(predicted, fitted.score_matrix()[users, items], rtol=1e-5)
-    assert fitted.predict([3], [3]).shape == (1,)
-    assert fitted.predict([], []).shape == (0,)
-    some = fitted.score_matrix(np.array([7, 2]))
-    assert some.shape == (2, 40) and some.dtype == np.float32
-    np.testing.assert_allclose(some, fitted.score_matrix()[[7, 2]], rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("users", "items", "error", "says"),
-    [
-        ([60], [0], IndexError, "users must lie between 0 and 59: 60"),
-        ([0], [-1], IndexError, "items must lie between 0 and 39: -1"),
-        ([0.0], [1], TypeError, "users must be whole numbers"),
-        ([[0]], [[1]], ValueError, "users must be one-dimensional"),
-        (0, 1, ValueError, "users must be one-dimensional"),
-        ([0, 1], [1], ValueError, "2 users but 1 items"),
-        (["a"], [1], TypeError, "whole numbers"),
-    ],
-)
-def test_ids_that_cannot_be_are_refused(users, items, error, says):
-    with pytest.raises(error, match=says):
-        build().predict(users, items)
 
 
 def test_nan_leaves_a_pipeline_by_no_door():
@@ -414,6 +350,8 @@ def test_nan_leaves_a_pipeline_by_no_door():
         ({"optimizer": "adams"}, "did you mean 'adam'"),
         ({"loss": "mze"}, "did you mean 'mse'"),
         ({"lr_schedule": "lin"}, "did you mean 'linear'"),
+        ({"init": "svg"}, "did you mean 'svd'"),
+        ({"step": "by_hand"}, 'loss="bpr" only'),
         ({"metrics": ("ndgc@10",)}, "did you mean 'ndcg@10'"),
         ({"metrics": "rsme"}, "did you mean 'rmse'"),
         ({"metrics": ("ndcg@0",)}, "k"),
@@ -427,6 +365,7 @@ def test_nan_leaves_a_pipeline_by_no_door():
         ({"device": "gpu"}, 'unknown device .gpu.: use "auto"'),
         ({"n_factors": 0}, "n_factors must be a whole number, at least 1"),
         ({"n_factors": 10**18}, "use a smaller n_factors"),
+        ({"n_factors": None}, "n_factors must be"),
         ({"n_epochs": -1}, "n_epochs must be"),
         ({"n_epochs": 2.0}, "n_epochs must be"),
         ({"batch_size": 0}, "batch_size must be"),
@@ -434,15 +373,17 @@ def test_nan_leaves_a_pipeline_by_no_door():
         ({"lr": -0.1}, "lr must be a number, above 0"),
         ({"lr": float("nan")}, "lr must be"),
         ({"weight_decay": -0.1}, "weight_decay must be a number, at least 0"),
+        ({"svd_scale": 0}, "svd_scale must be"),
+        ({"rating_unit": 0}, "rating_unit must be"),
         ({"dropout": 1.5}, "dropout must be a number, at least 0 and at most 1"),
         ({"dropout": float("nan")}, "dropout must be"),
         ({"dropout": "0.5"}, "dropout must be"),
-        ({"patience": 1, "validation_fraction": "0.1"}, "validation_fraction must be"),
+        *(({"validation_fraction": f}, "validation_fraction must be") for f in (0, 1, "0.1")),
         ({"patience": 0}, "patience must be"),
         ({"seed": -1}, "seed must be"),
         ({"seed": 2**40}, "seed must be"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_cannot_work_are_refused_with_the_way_out(settings, says):
     with pytest.raises(ValueError, match=says):
         build(**settings)
@@ -468,40 +409,32 @@ def test_a_gpu_trains_as_well(make, tmp_path):
         make(device="cuda", n_workers=2)
 
 
-def test_data_that_cannot_work_is_refused():
-    table = pd.DataFrame({"userId": [1], "movieId": [2], "rating": [3]})
-    for wrong in ({"train": table}, {"holdout": table}):
-        with pytest.raises(TypeError, match=f"{next(iter(wrong))} is a table .*interaction_matrix"):
-            build(**wrong)
-    with pytest.raises(ValueError, match=r"holdout has shape \(59, 40\), train \(60, 40\)"):
-        build(holdout=TEST[:59])
-    with pytest.raises(ValueError, match="entries of holdout are in train as well"):
-        build(holdout=TRAIN)
-    with pytest.raises(TypeError, match="takes parts by name"):
-        Pipeline(TRAIN, evaluate_on=TEST)
-    with pytest.raises(ValueError, match="holdout is empty"):
-        build(holdout=sp.csr_matrix(TRAIN.shape))
-    with pytest.raises(ValueError, match="there are no training entries"):
-        build(sp.csr_matrix(TRAIN.shape), None).fit()
-    with pytest.raises(ValueError, match="n_users must be"):
-        build(sp.csr_matrix((0, 5)), None)
+TABLE = pd.DataFrame({"userId": [1], "movieId": [2], "rating": [3]})
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "says"),
+    [
+        ({"holdout": TABLE}, TypeError, "holdout is a table .*interaction_matrix"),
+        ({"holdout": TEST[:59]}, ValueError, r"holdout has shape \(59, 40\), train \(60, 40\)"),
+        ({"holdout": TRAIN}, ValueError, "entries of holdout are in train as well"),
+        ({"evaluate_on": TEST}, TypeError, "takes parts by name"),
+        ({"holdout": sp.csr_matrix(TRAIN.shape)}, ValueError, "holdout is empty"),
+        ({"train": sp.csr_matrix((0, 5)), "holdout": None}, ValueError, "n_users must be"),
+    ],
+)
+def test_data_that_cannot_work_is_refused(data, error, says):
+    with pytest.raises(error, match=says):
+        build(**data)
+
+
+def test_a_user_with_everything_has_no_negative():
     with pytest.raises(ValueError, match="user 0 has interacted with all 40 items"):
-        build(sp.csr_matrix(np.ones((1, 40))), None, loss="bpr", metrics=()).fit()
-    with pytest.raises(ValueError, match="train holds -1 at user 0, item 1"):
-        build(np.array([[1, -1, 0]]), None, loss="bpr", metrics=())
-
-
-def test_a_followed_user_without_a_negative_is_left_out_as_the_metrics_do():
+        build_ranking(np.ones((1, 40)), None, metrics=()).fit()
     likes = np.ones((3, 4))
     likes[1, 3] = likes[2, 2] = 0  # users 1 and 2 have an item left, user 0 has none
-    train, holdout = leave_n_out(sp.csr_matrix(likes), n=1)
-    fitted = build(train, holdout, loss="bpr", metrics=()).fit()
-    assert np.isfinite(fitted.history[-1]["holdout_loss"])
-
-
-@pytest.mark.parametrize("form", [sp.coo_matrix, sp.csc_array, sp.csr_matrix.toarray])
-def test_any_sparse_format_gives_the_same_run(form):
-    same_run(build(form(TRAIN), form(TEST)).fit(), build().fit())
+    fitted = build_ranking(*leave_n_out(sp.csr_matrix(likes), n=1), metrics=()).fit()
+    assert np.isfinite(fitted.history[-1]["holdout_loss"])  # left out there, as in the metrics
 
 
 # --- Settings ---------------------------------------------------------------------------------
@@ -542,13 +475,6 @@ def test_the_start_is_said_aloud():
     svd_init(expected, TRAIN, 0.2)
     assert torch.equal(svd.model.user_factors.weight, expected.user_factors.weight)
     assert noise.model.user_factors.weight.std().item() == pytest.approx(0.1, rel=0.2)
-
-
-def test_a_part_named_validation_decides_when_to_stop_and_nothing_is_carved():
-    named = build(holdout=None, evaluate_on={"validation": TEST}, **STOPPING).fit()
-    assert named.validation is None and named.train_part is named.train
-    errors = named.history.column("validation_rmse")
-    assert len(errors) == int(np.argmin(errors)) + 3
 
 
 def test_ratings_in_another_unit_are_learned_and_predicted_alike():
