@@ -26,28 +26,34 @@ class Shut(csr_matrix):
             object.__getattribute__(self, "asks")()
         return object.__getattribute__(self, name)
 
+    def __reduce__(self):  # for a process that has no guard
+        return csr_matrix, ((self.data, self.indices, self.indptr), self.shape)
 
-def cells_tagged(tag):
-    """Sources of the cells with a tag, in the notebooks of the folder in which we are."""
+
+def cells_by_tag(first):
+    """Sources of the cells with each tag, in the notebook here that begins with that cell."""
+    found = {"opens-test": set(), "about-test": set()}
     for path in Path.cwd().glob("*.ipynb"):
-        for cell in json.loads(path.read_text("utf-8"))["cells"]:
-            if tag in cell["metadata"].get("tags", ()):
-                yield "".join(cell["source"])
+        cells = [c for c in json.loads(path.read_text("utf-8"))["cells"] if "outputs" in c]
+        if cells and "".join(cells[0]["source"]) == first:
+            for cell, tag in ((c, tag) for c in cells for tag in c["metadata"].get("tags", ())):
+                found.setdefault(tag, set()).add("".join(cell["source"]))
+    return found
 
 
 class Guard:
     """Knows which cell runs, what has been split, and whether the test part is open."""
 
     def __init__(self):
-        self.training_parts, self.opened, self.cell = [], False, ""
-        self.opens, self.about = {*cells_tagged("opens-test")}, {*cells_tagged("about-test")}
+        self.training_parts, self.opened, self.cell, self.tagged = [], False, "", None
 
     def runs(self, info):
         self.cell = info.raw_cell
-        self.opened |= self.cell in self.opens
+        self.tagged = self.tagged or cells_by_tag(self.cell)
+        self.opened |= self.cell in self.tagged["opens-test"]
 
     def asked(self):
-        if not self.opened and self.cell not in self.about:
+        if not self.opened and self.cell not in self.tagged["about-test"]:
             raise PermissionError(
                 "the test part is read before the cell tagged opens-test: use the validation part, "
                 "or tag a cell that is about this mistake about-test"
@@ -55,7 +61,7 @@ class Guard:
 
     def shut(self, whole, rest, hidden):
         """Return both parts of a split, the second one guarded unless it is for validation."""
-        if self.opens and not any(whole is part for part in self.training_parts):
+        if self.tagged["opens-test"] and not any(whole is part for part in self.training_parts):
             hidden = Shut(hidden)
             hidden.asks = self.asked
         self.training_parts.append(rest)
