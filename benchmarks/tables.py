@@ -1,8 +1,9 @@
-"""The tables of README and notebooks, made from claims.json and results.json.
+"""The tables of README and notebooks, made from the measurements kept here.
 
     python -m benchmarks.tables
 
-A table stands between <!-- claims SPLIT -->, <!-- speed --> or <!-- hogwild --> and <!-- end -->.
+A table stands between <!-- claims SPLIT -->, <!-- folds -->, <!-- speed --> or <!-- hogwild -->
+and <!-- end -->.
 `benchmarks` and `benchmarks.claims` renew them after measuring, and a test finds a stale one.
 """
 
@@ -38,11 +39,11 @@ def renewed(text: str, claims: list[dict], results: dict) -> str:
 
     def block(match: re.Match) -> str:
         start, kind, split, end = match.groups()
-        made = {"speed": speed, "hogwild": hogwild}
+        made = {"speed": speed, "hogwild": hogwild, "folds": lambda _: public_folds()}
         table = quality(claims, split) if kind == "claims" else made[kind](results)
         return f"{start}\n{table}\n{end}"
 
-    pattern = r"(<!-- (claims|speed|hogwild) ?(\w*) -->)\n.*?(<!-- end -->)"
+    pattern = r"(<!-- (claims|folds|speed|hogwild) ?(\w*) -->)\n.*?(<!-- end -->)"
     return re.sub(pattern, block, text, flags=re.DOTALL)
 
 
@@ -63,6 +64,26 @@ def quality(claims: list[dict], split: str) -> str:
             cells.append(f"{claim['value']:.3f}" + spread * (len(claim["each"]) > 1))
         rows.append([model, whose[model], *cells])
     return markdown(["model", "from", *columns], rows)
+
+
+def public_folds() -> str:
+    """Return RMSE on the public folds beside what others have published, by u1, the best last."""
+    from benchmarks import folds
+
+    found = {(claim["model"], claim["split"]): claim for claim in folds.load()}
+    rows = [
+        (u1, [name, knows, f"{u1:.4f}", "", "", "", f"published{how and ', '}{how}"])
+        for name, u1, knows, how in folds.PUBLISHED
+    ]
+    for model, (_, knows, _) in folds.MODELS.items():
+        values = {fold: found[model, fold]["value"] for fold in folds.MD5}
+        five = sum(values[f"u{k}"] for k in range(1, 6)) / 5
+        cells = [f"{value:.4f}" for value in (values["u1"], five, values["ua"], values["ub"])]
+        seeds = len(found[model, "u1"]["seeds"])
+        here = f"measured here, {seeds} seed{'s' * (seeds > 1)} on u1"
+        rows.append((values["u1"], [model, knows, *cells, here]))
+    columns = ["model", "knows besides ratings", "u1", "mean u1–u5", "ua", "ub", ""]
+    return markdown(columns, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
 
 
 def speed(results: dict) -> str:
