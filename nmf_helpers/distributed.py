@@ -2,11 +2,11 @@ r"""Training in processes that share nothing, on one machine or several, by PyTo
 
     torchrun --standalone --nproc-per-node 2 -m nmf_helpers.distributed 100k --threshold 4
 
-A user belongs to one process: only that one keeps the user's interactions and row, and it trains
-them by the same `Pipeline` and loop as one process would. After every epoch the processes average
-what all of them have, the items' rows; users' rows are gathered once, at the end. Any CSV or
-Parquet file will do that has a header and whole numbers as ids (``--help`` lists the options).
-On two machines that see one folder, this command is given on both, FIRST being one's name:
+A user belongs to one process: only that one keeps the user's interactions and row, and trains
+them by the same `Pipeline` as one process would. After every epoch the processes average what all
+of them have, the items' rows; users' rows are gathered once, at the end. Any CSV or Parquet file
+with a header and whole numbers as ids will do (``--help`` lists the options). On two machines
+that see one folder, this command is given on both, FIRST being one's name:
 
     torchrun --nnodes 2 --nproc-per-node 1 --max-restarts 3 --rdzv-id ratings \
         --rdzv-backend c10d --rdzv-endpoint FIRST:29400 \
@@ -52,8 +52,8 @@ CHUNK = 1_000_000  # rows of a CSV file that are held at a time
 def read_own(source: str, columns: list[str], threshold: float) -> pd.DataFrame:
     """Read users and items of this process's rows: of users whose id modulo n is its rank.
 
-    `columns` names user, item and rating; the last is read for a threshold only. No process ever
-    holds the whole file: CSV comes in parts, and from Parquet pyarrow hands out the filtered rows.
+    No process ever holds the whole file: CSV comes in parts, Parquet filtered by pyarrow. Of the
+    `columns` (user, item, rating) the last is read for a threshold only.
     """
     rank, n_processes, (user, item, rating) = dist.get_rank(), dist.get_world_size(), columns
     wanted = columns[:2] if threshold == -np.inf else columns
@@ -149,21 +149,23 @@ def run(options: argparse.Namespace) -> None:
         if saved:  # in turn, as another process may die before it has saved this epoch
             pipeline.save(saved[record["epoch"] % 2])
     scores = evaluate(pipeline, test, train, metrics=METRICS) if test.nnz else {}
-    figures = [np.count_nonzero(np.diff(test.indptr)), *(scores.get(m, 0) for m in METRICS)]
-    figures += [train.nnz, psutil.Process().memory_info().rss / 2**20]
+    n_users = np.count_nonzero(np.diff(test.indptr))
+    figures = [n_users, *(n_users * scores.get(m, 0) for m in METRICS)]
     rows = {k: w for k, w in pipeline.model.state_dict().items() if k.startswith("user_")}
+    mib = psutil.Process().memory_info().rss / 2**20
+    said = f"{train.nnz:,} interactions in {mib:.0f} MiB"
+    own = {"ids": ids, "rows": rows, "figures": figures, "said": said}
     parts: Any = [None] * n_processes if rank == 0 else None
-    dist.gather_object({"ids": ids, "rows": rows, "figures": figures}, parts)
+    dist.gather_object(own, parts)
     if parts is None:
         return
     if options.save:
         whole_model(pipeline, parts).save(options.save)
-    n_users, ndcg, auc, sizes, memory = np.array([part["figures"] for part in parts]).T
+    n_users, ndcg, auc = np.sum([part["figures"] for part in parts], axis=0)
     ms, size = 1e3 / len(pipeline.history), sum(w.nbytes for w in item_weights(pipeline.model))
     print(
-        f"{n_processes} process(es) with {', '.join(f'{size:,.0f}' for size in sizes)} "
-        f"interactions and {', '.join(f'{mib:.0f}' for mib in memory)} MiB\n"
-        f"nDCG@10 {ndcg @ n_users / sum(n_users):.4f}  AUC {auc @ n_users / sum(n_users):.4f}\n"
+        f"{n_processes} process(es): {'; '.join(part['said'] for part in parts)}\n"
+        f"nDCG@10 {ndcg / n_users:.4f}  AUC {auc / n_users:.4f}\n"
         f"an epoch: {ms * sum(pipeline.history.column('seconds')):.1f} ms to train, "
         f"{ms * exchange:.1f} ms to exchange {size / 2**20:.2g} MiB"
     )

@@ -51,28 +51,19 @@ def train_hogwild(
     over the data, whatever the number of workers. (Niu, Recht, Ré and Wright 2011, "HOGWILD!: A
     Lock-Free Approach to Parallelizing Stochastic Gradient Descent".)
 
-    Parameters
-    ----------
-    make_step : callable
-        ``make_step(model)`` → a worker's step: ``functools.partial(BPRStep, lr=0.05)``.
-    rates : callable
-        ``rates(epoch)`` → the ``lr``, ``weight_decay`` and ``batch_size`` (of one worker).
-    n_epochs : int or None
-        None goes on as long as somebody asks.
-    seed : int
-        Decides the shards and each worker's random state. With more than one worker a run is
-        still not repeatable: who writes first is up to the machine.
-    start_method : {"forkserver", "spawn", "fork"}, optional
-        As in `_context`.
-    timeout : float
-        Seconds that an epoch may take before a worker counts as hung.
+    ``make_step(model)``, sent to the workers, returns the step that each takes, such as
+    ``functools.partial(BPRStep, lr=0.05)``; ``rates(epoch)`` the ``lr``, ``weight_decay`` and
+    ``batch_size`` (of one worker) of an epoch. With ``n_epochs=None`` it goes on as long as
+    somebody asks. `seed` decides the shards and each worker's random state; with more than one
+    worker a run is still not repeatable: who writes first is up to the machine. An epoch may take
+    `timeout` seconds before a worker counts as hung. For `start_method` see `_context`.
 
     Raises
     ------
     ValueError, TypeError
         For settings that cannot work, too little shared memory, or what cannot be sent.
     Diverged, WorkerError
-        If a worker diverges; if it raises, dies or hangs. The others are ended; the model keeps
+        If a worker diverges; if it raises, dies or hangs. The others are ended, the model keeps
         what it has.
     """
     check_number("n_workers", n_workers, at_least=1, at_most=MOST_WORKERS, whole=True)
@@ -82,7 +73,10 @@ def train_hogwild(
     make_step(model)  # refuse what cannot work before starting
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     shards = order.chunk(n_workers)  # fewer than n_workers when there are fewer samples
-    with _started(model, dataset, make_step, shards, (seed, start_epoch), start_method) as workers:
+    seeds = count(1000 * (1000 * seed + start_epoch))  # of the workers: others when resumed
+    with _started(
+        (model, dataset, make_step), [*zip(seeds, shards, strict=False)], start_method
+    ) as workers:
         _answers(workers, timeout)  # started, data unpacked
         for epoch in count(start_epoch) if n_epochs is None else range(start_epoch, n_epochs + 1):
             start, told = time.perf_counter(), (epoch, dict(rates(epoch)))
@@ -133,23 +127,22 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _started(
-    model: nn.Module, dataset: Interactions, make_step: Callable, shards: tuple[Tensor, ...],
-    seeds: tuple[int, int], start_method: str | None,
-) -> Iterator[list[Worker]]:  # fmt: skip
-    """Start a worker for each shard; however the block ends, leave no process behind."""
+    job: tuple[nn.Module, Interactions, Callable], own: list[tuple[int, Tensor]], method: str | None
+) -> Iterator[list[Worker]]:
+    """Start a worker for each (seed, shard); however the block ends, leave no process behind."""
+    model, dataset, make_step = job
     dataset = copy.copy(dataset)
     dataset.generator = None  # each worker makes its own
-    context = _context(start_method)
+    context = _context(method)
     if context.get_start_method() != "fork":  # which sends nothing
-        _check_sendable((model, dataset, make_step, shards))
+        _check_sendable((model, dataset, make_step, own))
     model.share_memory()
     workers: list[Worker] = []
     try:
-        for rank, shard in enumerate(shards):
+        for rank, (seed, shard) in enumerate(own):
             ours, theirs = context.Pipe()
-            own_seed = 1000 * (1000 * seeds[0] + seeds[1]) + rank
-            job = (theirs, rank, own_seed, model, dataset, make_step, shard)
-            workers.append((context.Process(target=_work, args=job, daemon=True), ours))
+            arguments = (theirs, rank, seed, model, dataset, make_step, shard)
+            workers.append((context.Process(target=_work, args=arguments, daemon=True), ours))
             workers[-1][0].start()
             theirs.close()  # so that the parent notices when the worker's end closes
         yield workers
@@ -182,9 +175,7 @@ def _context(start_method: str | None) -> Any:
 class _Inventory(ForkingPickler):
     """Looks through what is to be sent as sending it would, but for the tensors' memory."""
 
-    def __init__(self) -> None:
-        super().__init__(io.BytesIO())
-        self.n_bytes: dict[int, int] = {}  # to be put into shared memory, by address
+    n_bytes: dict[int, int]  # to be put into shared memory, by address
 
     def reducer_override(self, thing: Any) -> Any:
         """Count a tensor's memory; refuse by name what only this process can know."""
@@ -201,7 +192,8 @@ class _Inventory(ForkingPickler):
 
 def _check_sendable(job: Any) -> None:
     """Raise an error if workers could not be sent the job, before anything is changed."""
-    inventory = _Inventory()
+    inventory = _Inventory(io.BytesIO())
+    inventory.n_bytes = {}
     try:
         inventory.dump(job)
     except (pickle.PicklingError, AttributeError, TypeError) as error:

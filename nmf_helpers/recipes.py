@@ -29,16 +29,9 @@ def explicit(
 ) -> Pipeline:  # fmt: skip
     """Fit a biased matrix factorization to ratings, and return the fitted pipeline.
 
-    Parameters
-    ----------
-    train : sparse matrix or array, shape (n_users, n_items)
-        Ratings on any scale: inside, they are brought to the width of one to five stars.
-    evaluate_on : dict of name to matrix, optional
-        Held-out ratings to follow, as in `nmf_helpers.pipeline.Pipeline`.
-    n_epochs : int, optional
-        The recipe's own number when None.
-    **changes
-        Any other setting of `nmf_helpers.pipeline.Pipeline`, to change one thing and see.
+    `train`, (n_users, n_items), holds ratings on any scale: inside, they are brought to the width
+    of one to five stars. `evaluate_on` and all `changes`, to change one thing and see, are
+    settings of `nmf_helpers.pipeline.Pipeline`.
     """
     train = check_matrix("train", train)
     unit = float(train.data.max() - train.data.min()) / 4 or 1.0
@@ -51,8 +44,8 @@ def implicit(
 ) -> Pipeline:  # fmt: skip
     """Fit a ranking of items to interactions, by BPR.
 
-    Parameters and result as in `explicit`; the matrices hold ones. The gradient is taken by hand
-    unless a change needs autograd: the same steps, in about half the time.
+    As in `explicit`, but the matrices hold ones. The gradient is taken by hand unless a change
+    needs autograd: the same steps, in about half the time.
     """
     train = check_matrix("train", train, kind="interactions")
     by_hand = {"model", "loss", "dropout", "sparse", "optimizer"}.isdisjoint(changes)
@@ -85,15 +78,9 @@ def bayesian(
 ) -> BayesianMF:  # fmt: skip
     """Fit Bayesian matrix factorization to ratings, with what else is known of them.
 
-    Parameters
-    ----------
-    train : sparse matrix or array, shape (n_users, n_items)
-    item_features : array, shape (n_items, f), optional
-        As from `nmf_helpers.data.item_features`.
-    times : sparse matrix, optional
-        Seconds since 1970 of each rating, stored where `train` stores one.
-    evaluate_on : dict of name to matrix, optional
-        Held-out ratings to follow; the records are then in the model's ``history``.
+    `item_features`, (n_items, f), are as from `nmf_helpers.data.item_features`; `times` holds the
+    seconds since 1970 of each rating, where `train`, (n_users, n_items), stores one. The held-out
+    ratings in `evaluate_on` are followed: the records are in the model's ``history``.
     """
     model = BayesianMF(seed=seed)
     known = {"item_features": item_features, "times": times, "evaluate_on": evaluate_on}

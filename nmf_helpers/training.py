@@ -145,9 +145,8 @@ def train(
     Parameters
     ----------
     batches : iterable of ((users, items), target)
-        Walked once an epoch: a DataLoader, or a list with one batch for full-batch training.
-        `items` may be a pair (positives, negatives): the loss then gets the difference of their
-        scores.
+        Walked once an epoch: a DataLoader, or a list with one batch. `items` may be a pair
+        (positives, negatives): the loss then gets the difference of their scores.
     step : callable, optional
         ``step(model, batch) -> mean loss of the batch``, which holds its optimizer, as attribute
         ``optimizer`` if a schedule is to reach it. By default ``GradientStep(model, **settings)``.
@@ -197,10 +196,9 @@ def train_epoch(
     model.train()
     total, count = 0.0, 0
     for batch in batches:
-        n_samples = len(batch[1])
         mean = step(model, batch).item()
-        total += mean * n_samples
-        count += n_samples
+        total += mean * len(batch[1])
+        count += len(batch[1])
         if not math.isfinite(total):
             raise diverged(f"the training loss became {mean}", epoch)
     if not count:
@@ -219,9 +217,8 @@ def train_epoch(
 
 def diverged(what: str, epoch: int) -> Diverged:
     """Return the error that says what became of training, and what to try."""
-    return Diverged(
-        f"{what} in epoch {epoch}: try a smaller lr (a tenth of it), or a smaller initialisation"
-    )
+    way_out = "try a smaller lr (a tenth of it), or a smaller initialisation"
+    return Diverged(f"{what} in epoch {epoch}: {way_out}")
 
 
 def batch_loss(model: nn.Module, batch: Batch, loss: Loss = F.mse_loss) -> Tensor:

@@ -33,7 +33,7 @@ def dying(model):
 distributed.merge_models, distributed.HELD_OUT = dying, 40
 distributed.SETTINGS |= {"n_factors": 4, "batch_size": 64}
 distributed.main()
-print("merged", n_merged)
+os.write(1, f"merged {n_merged}\n".encode())  # at once: two processes write
 """
 
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import scipy.sparse as sp
 import torch
-from planted import likes
+from planted import LIKED as TRAIN
 from torch.nn import functional as F
 
 from nmf_helpers.hogwild import WorkerError, train_hogwild
@@ -28,7 +28,6 @@ from nmf_helpers.models import BiasedMF
 from nmf_helpers.pipeline import Pipeline
 from nmf_helpers.training import Diverged, GradientStep
 
-TRAIN, TEST = likes()
 METHODS = multiprocessing.get_all_start_methods()  # Windows has spawn only
 
 
@@ -37,13 +36,12 @@ def model():
     return BiasedMF(*TRAIN.shape, 4, sparse=True, init_std=0.1)
 
 
-def hogwild(model, dataset=None, *, loss=bpr_loss, lr=0.05, batch_size=32, **changes):
-    named = {key: changes.pop(key) for key in ("optimizer", "reduction") if key in changes}
-    settings = {"optimizer": "row_sgd", "reduction": "sum", "loss": loss, "lr": lr} | named
+def hogwild(model, dataset=None, *, loss=bpr_loss, lr=0.05, batch_size=32, step=None, **changes):
+    step = {"optimizer": "row_sgd", "reduction": "sum", "loss": loss, "lr": lr} | (step or {})
     rates = {"lr": lr, "weight_decay": 0.0, "batch_size": batch_size}
     changes = {"n_workers": 2, "n_epochs": 3, "timeout": 30, "rates": lambda epoch: rates} | changes
     dataset = PairwiseInteractions(TRAIN) if dataset is None else dataset
-    return train_hogwild(model, dataset, partial(GradientStep, **settings), **changes)
+    return train_hogwild(model, dataset, partial(GradientStep, **step), **changes)
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +93,8 @@ def test_settings_changed_between_epochs_reach_the_workers():
         2: {"lr": 2.0, "weight_decay": 0.25, "batch_size": 30},  # all that a worker has
     }
     trained = model()
-    list(hogwild(trained, Interactions(ONCE), loss=slope_of_one, reduction="mean", n_epochs=2,
-                 rates=rates.get))  # fmt: skip
+    list(hogwild(trained, Interactions(ONCE), loss=slope_of_one, n_epochs=2, rates=rates.get,
+                 step={"reduction": "mean"}))  # fmt: skip
     first = 0 - 1 / 10
     second = first - 2 * (1 / 30 + first / 4)
     np.testing.assert_allclose(trained.user_bias.weight.detach(), np.full((60, 1), second))
@@ -141,7 +139,8 @@ def test_each_worker_has_a_random_state_of_its_own(tmp_path):
 
 def test_one_worker_repeats_itself_exactly():
     first, second = model(), model()
-    list(hogwild(first, n_workers=1)), list(hogwild(second, n_workers=1))
+    for each in (first, second):
+        list(hogwild(each, n_workers=1))
     np.testing.assert_array_equal(first.score_matrix(), second.score_matrix())
 
 
@@ -186,8 +185,7 @@ def test_who_stops_asking_ends_the_workers():
 
 def test_an_interrupt_ends_the_workers_and_keeps_the_model():
     trained = model()
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         for _ in hogwild(trained, n_epochs=10**6):
             pass
@@ -310,9 +308,9 @@ def test_what_cannot_be_sent_is_refused_by_name_and_nothing_is_changed(monkeypat
     assert not trained.item_factors.weight.is_shared()
 
 
-SMALL = """
+SMALL = f"""
 import subprocess, sys
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_hogwild import PairwiseInteractions, TRAIN, hogwild, model
 trained, data = model(), PairwiseInteractions(TRAIN)
 tensors = [v for part in (trained.state_dict(), vars(data)) for v in part.values()]
@@ -329,9 +327,8 @@ for n_pages in (pages - 1, pages, pages):
 
 @pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="has to mount a /dev/shm")
 def test_too_little_shared_memory_is_noticed_before_it_is_used():
-    script = SMALL.format(tests=str(Path(__file__).parent))
     command = 'mount -t tmpfs tmpfs /dev/shm && exec "$0" -c "$1"'
-    ran = subprocess.run(["unshare", "-m", "sh", "-c", command, sys.executable, script], text=True,
+    ran = subprocess.run(["unshare", "-m", "sh", "-c", command, sys.executable, SMALL], text=True,
                          capture_output=True, timeout=60)  # fmt: skip
     if "unshare failed" in ran.stderr or "permission denied" in ran.stderr:
         pytest.skip(ran.stderr)
@@ -343,7 +340,7 @@ def test_too_little_shared_memory_is_noticed_before_it_is_used():
 @pytest.mark.parametrize("changes, says", [
     *(({"n_workers": n}, "n_workers must be a whole number, at") for n in (0, 1.5, 10**6, "2")),
     ({"timeout": 0}, "timeout must be"),
-    ({"optimizer": "adam"}, "use sparse=False"),
+    ({"step": {"optimizer": "adam"}}, "use sparse=False"),
     ({"start_method": "telepathy"}, "telepathy"),
     ({"dataset": Interactions(sp.csr_matrix(TRAIN.shape))}, "nothing to train on"),
 ])  # fmt: skip

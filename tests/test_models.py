@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from planted import ratings
+from planted import TRAIN
 
 from nmf_helpers.models import MF, BiasedMF, CollabFNet, svd_init
 
@@ -50,16 +50,12 @@ def one_by_one(model, users, items):
 def test_a_batch_of_pairs_gets_one_score_each(model):
     users, items = torch.tensor([0, 4, 2, 2]), torch.tensor([6, 0, 1, 5])
     scores = model(users, items)
-    assert scores.shape == (4,)
-    assert scores.dtype == torch.float32
+    assert scores.shape == (4,) and scores.dtype == torch.float32
     np.testing.assert_allclose(scores.tolist(), one_by_one(model, users, items), rtol=1e-5)
 
 
 def test_a_batch_of_one_is_still_a_batch(model):
     assert model(torch.tensor([3]), torch.tensor([3])).shape == (1,)
-
-
-def test_an_empty_batch_gets_no_score(model):
     nobody = torch.tensor([], dtype=torch.long)
     assert model(nobody, nobody).shape == (0,)
 
@@ -87,17 +83,19 @@ def test_every_parameter_learns(model):
 
 
 def test_the_score_matrix_is_forward_on_all_pairs(model):
-    matrix = model.score_matrix()
-    assert matrix.shape == (N_USERS, N_ITEMS)
-    assert matrix.dtype == np.float32
-    users, items = np.divmod(np.arange(N_USERS * N_ITEMS), N_ITEMS)
+    matrix, (users, items) = model.score_matrix(), np.indices((N_USERS, N_ITEMS)).reshape(2, -1)
+    assert matrix.shape == (N_USERS, N_ITEMS) and matrix.dtype == np.float32
     np.testing.assert_allclose(matrix.ravel(), one_by_one(model, users, items), rtol=1e-4)
 
 
-def test_the_score_matrix_of_some_users_keeps_their_order(model):
-    some = model.score_matrix(np.array([4, 0, 4]))
-    np.testing.assert_allclose(some, model.score_matrix()[[4, 0, 4]], rtol=1e-5)
-    assert model.score_matrix(np.array([], dtype=int)).shape == (0, N_ITEMS)
+def test_a_model_is_asked_as_all_scorers_are(model):
+    matrix = model.score_matrix()
+    np.testing.assert_allclose(model.score_matrix([4, 0, 4]), matrix[[4, 0, 4]], rtol=1e-5)
+    np.testing.assert_allclose(model.predict([4, 0], [1, 6]), matrix[[4, 0], [1, 6]], rtol=1e-5)
+    assert model.score_matrix([]).shape == (0, N_ITEMS) and model.predict([], []).shape == (0,)
+    for users, error in (([5], IndexError), ([-1], IndexError), ([0.0], TypeError)):
+        with pytest.raises(error, match="users must"):
+            model.score_matrix(users)
 
 
 def test_the_score_matrix_is_free_of_dropout_and_leaves_the_mode_alone(model):
@@ -105,15 +103,6 @@ def test_the_score_matrix_is_free_of_dropout_and_leaves_the_mode_alone(model):
     model.train()
     np.testing.assert_array_equal(model.score_matrix(), expected)
     assert model.training and all(module.training for module in model.modules())
-
-
-@pytest.mark.parametrize(
-    ("users", "error"),
-    [([5], IndexError), ([-1], IndexError), ([0.0], TypeError), ([[0]], ValueError)],
-)
-def test_users_that_do_not_exist_are_refused(model, users, error):
-    with pytest.raises(error, match="users must"):
-        model.score_matrix(users)
 
 
 @pytest.mark.parametrize("name", ["n_users", "n_items", "n_factors"])
@@ -131,23 +120,29 @@ def test_a_model_too_large_for_memory_is_refused(build):
 # --- What each model computes -----------------------------------------------------------------
 
 
+FACTORS = {
+    "user_factors": [[1.0, 2.0], [0.0, -1.0]], "item_factors": [[0.5, -1.0], [3.0, 2.0]],
+    "user_bias": [[0.5], [-0.5]], "item_bias": [[-0.25], [1.0]],
+}  # fmt: skip
+
+
+@torch.no_grad()
+def by_hand(model):
+    """Give the model the vectors above, and the biases if it has any."""
+    for name, layer in model.named_children():
+        if name in FACTORS:
+            layer.weight.copy_(torch.tensor(FACTORS[name]))
+    return model.score_matrix()
+
+
 def test_mf_is_a_dot_product():
-    model = MF(2, 2, 2)
-    with torch.no_grad():
-        model.user_factors.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, -1.0]]))
-        model.item_factors.weight.copy_(torch.tensor([[0.5, -1.0], [3.0, 2.0]]))
-    np.testing.assert_allclose(model.score_matrix(), [[-1.5, 7.0], [1.0, -2.0]])
+    np.testing.assert_allclose(by_hand(MF(2, 2, 2)), [[-1.5, 7.0], [1.0, -2.0]])
 
 
 def test_biased_mf_by_hand():
-    model = BiasedMF(2, 2, 2, global_mean=3.0)
-    with torch.no_grad():
-        model.user_factors.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, -1.0]]))
-        model.item_factors.weight.copy_(torch.tensor([[0.5, -1.0], [3.0, 2.0]]))
-        model.user_bias.weight.copy_(torch.tensor([[0.5], [-0.5]]))
-        model.item_bias.weight.copy_(torch.tensor([[-0.25], [1.0]]))
     # 3 + .5 - .25 + (.5 - 2) = 1.75, and so on
-    np.testing.assert_allclose(model.score_matrix(), [[1.75, 11.5], [3.25, 1.5]])
+    scores = by_hand(BiasedMF(2, 2, 2, global_mean=3.0))
+    np.testing.assert_allclose(scores, [[1.75, 11.5], [3.25, 1.5]])
 
 
 def test_collabfnet_by_hand():
@@ -201,10 +196,9 @@ def test_sparse_gradients_hold_only_the_rows_of_the_batch():
 
 
 def test_the_svd_init_is_numpys_svd_of_who_rated_what():
-    train, _ = ratings()
-    model = BiasedMF(*train.shape, 4)
-    svd_init(model, train, scale=0.5)
-    filled = (train.toarray() != 0) * 1.0
+    model = BiasedMF(*TRAIN.shape, 4)
+    svd_init(model, TRAIN, scale=0.5)
+    filled = (TRAIN.toarray() != 0) * 1.0
     scaled = filled / np.sqrt(filled.sum(1, keepdims=True)) / np.sqrt(filled.sum(0))
     u, s, v = np.linalg.svd(scaled)
     size = 0.5**2 * math.sqrt(filled.size)

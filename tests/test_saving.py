@@ -160,6 +160,21 @@ def test_a_file_of_another_size_is_reported(tmp_path):
         Pipeline.load(tmp_path / "run.pt")
 
 
+def test_a_save_that_is_cut_short_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    build().save(path)
+    before = path.read_bytes()
+
+    def stopped(content, file):
+        file.write(b"half of ")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        build().save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def grown_too_large_for(path, write_fails, n_bytes):
     """Save a small run, then a larger one that does not fit: the first must survive."""
     build().save(path)
@@ -195,22 +210,6 @@ def test_a_file_that_may_not_grow_leaves_the_old_one_whole(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_save_that_is_cut_short_leaves_the_old_file_whole(tmp_path, monkeypatch):
-    path = tmp_path / "run.pt"
-    build().save(path)
-    before = path.read_bytes()
-
-    def stopped(content, file):
-        file.write(b"half of ")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch, "save", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        build().save(path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes anywhere")
