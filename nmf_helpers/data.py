@@ -20,16 +20,14 @@ from scipy import sparse
 from nmf_helpers.checks import check_matrix, check_number
 from nmf_helpers.fetch import fetch_100k
 from nmf_helpers.files import read_ratings
-from nmf_helpers.tables import COLUMNS, Columns, check_ratings, our_names
+from nmf_helpers.tables import COLUMNS, Columns, check_ratings, check_table
 
 DATASETS = ["latest-small", "100k"]
 EMBEDDED = Path(__file__).parent / "datasets"
 
 
 def load_ratings(
-    name: str | Path = "latest-small",
-    columns: Columns = None,
-    **reading: Any,
+    name: str | Path = "latest-small", columns: Columns = None, **reading: Any
 ) -> pd.DataFrame:
     """Load a ratings table: one of two datasets, or a file of your own.
 
@@ -37,18 +35,18 @@ def load_ratings(
     ----------
     name
         ``"latest-small"``, which comes with this package: 100,004 ratings by 671 users of 9,066
-        movies, half stars from 0.5 to 5.
-        ``"100k"``, fetched once and kept: 100,000 ratings by 943 users of 1,682 movies, whole
-        stars from 1 to 5.
-        Or the path of a file of your own: text with a comma, semicolon, tab or ``::`` between
-        columns, packed or not, or Parquet. ``u.data`` and ``ratings.dat`` are known by their shape.
+        movies, half stars from 0.5 to 5. ``"100k"``, fetched once and kept: 100,000 ratings by 943
+        users of 1,682 movies, whole stars from 1 to 5 (Harper and Konstan, "The MovieLens
+        Datasets", ACM TiiS 5(4), 2015). Or the path of a file: text with a comma, semicolon, tab
+        or ``::`` between columns, packed or not, or Parquet.
     columns
         For other column names, yours and ours: ``{"user": "userId", "isbn": "movieId", "stars":
         "rating"}``. For a file without column names, ours in the file's order, None for a column
         to leave out: ``["userId", "movieId", "rating", None, "timestamp"]``.
     **reading
-        ``sep``, ``decimal``, ``encoding`` and ``keep``, if the file doesn't show them: see
-        :func:`nmf_helpers.files.read_ratings`.
+        What a file of your own doesn't show: ``sep`` between columns; ``decimal``, ``"."`` or
+        ``","``; ``encoding``, such as ``"latin-1"``; and which of two ratings of one movie by one
+        user to ``keep``, ``"first"`` or ``"last"`` (they are refused otherwise).
 
     Returns
     -------
@@ -61,39 +59,30 @@ def load_ratings(
     ValueError
         Unknown name, or a file that can't be read without doubt: the message says where, why, and
         what to write.
-    FileNotFoundError
-        No file at this path.
-    nmf_helpers.fetch.FetchError
-        ``"100k"`` is not in the cache and no way to fetch it worked.
-
-    References
-    ----------
-    F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4),
-    2015.
+    OSError
+        No file at this path; or ``"100k"`` is not in the cache and can't be fetched.
     """
     if not isinstance(name, str | Path):
-        raise TypeError(
-            f"load_ratings takes a name or the path of a file, not {type(name).__name__}; "
-            "check_ratings(df) checks a table that is loaded already"
-        )
+        what = f"a name or the path of a file, not {type(name).__name__}"
+        raise TypeError(f"load_ratings takes {what}; check_ratings(df) checks a loaded table")
+    if name in DATASETS and (columns or reading):
+        raise ValueError(f"{name} is read as it is; columns= and others are for a file of your own")
     if name == "latest-small":
         return check_ratings(pd.read_csv(EMBEDDED / name / "ratings.csv.gz"))
     if name == "100k":
         u_data = BytesIO(fetch_100k().ratings)
         return check_ratings(pd.read_csv(u_data, sep="\t", header=None, names=COLUMNS))
-    if not Path(name).is_file() and not Path(name).suffix:
+    path = Path(name)
+    if not (path.suffix or path.expanduser().exists() or path.parent.name):
         raise ValueError(_unknown(str(name)) + ' For a file of your own, give its path: "my.csv".')
     return read_ratings(name, columns, **reading)
 
 
 def load_movies(name: str = "latest-small") -> pd.DataFrame:
-    """Load the movies of a dataset, ``"latest-small"`` or ``"100k"``.
+    """Load the movies of a dataset, ``"latest-small"`` or ``"100k"``, by movieId.
 
-    Returns
-    -------
-    DataFrame
-        ``movieId`` (int64), ``title`` (without the year; empty for 5 movies of latest-small),
-        ``year`` (Int64, missing where unknown) and ``genres`` (joined by ``"|"``), by movieId.
+    Columns: ``movieId`` (int64), ``title`` (without the year; empty for 5 movies of latest-small),
+    ``year`` (Int64, missing where unknown) and ``genres`` (joined by ``"|"``).
     """
     if name not in DATASETS:
         raise ValueError(_unknown(str(name)))
@@ -101,12 +90,14 @@ def load_movies(name: str = "latest-small") -> pd.DataFrame:
         columns = ["movieId", "title", "year", "genres"]
         return pd.DataFrame(fetch_100k().movies, columns=columns).astype({"year": "Int64"})
     # Without keep_default_na=False a movie called "Null" would lose its title.
-    return pd.read_csv(
-        EMBEDDED / name / "movies.csv.gz",
-        dtype={"year": "Int64"},
-        keep_default_na=False,
-        na_values={"year": [""]},
-    )
+    file, empty = EMBEDDED / name / "movies.csv.gz", {"year": [""]}
+    return pd.read_csv(file, dtype={"year": "Int64"}, keep_default_na=False, na_values=empty)
+
+
+def _unknown(name: str) -> str:
+    near = get_close_matches(name.lower().removeprefix("ml-"), DATASETS, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"there is no dataset {name!r}, only {DATASETS}.{hint}"
 
 
 def split_ratings(
@@ -117,6 +108,7 @@ def split_ratings(
     Every row goes to train with probability `train_fraction`, so that the sizes come out near
     that fraction, not exactly at it.
     """
+    check_table(df, "df", ())
     check_number("train_fraction", train_fraction, above=0, below=1)
     check_number("seed", seed, at_least=0, at_most=2**32 - 1, whole=True)
     # RandomState(seed) draws what np.random.seed(seed); np.random.rand() would, without touching
@@ -130,38 +122,21 @@ def encode_column(
 ) -> tuple[dict[Hashable, int], np.ndarray, int]:
     """Give the values of a column the codes 0, 1, 2, ... in order of first appearance.
 
-    Parameters
-    ----------
-    column
-        Values to encode, such as user ids.
-    train_column
-        Where the codes come from, if not from `column` itself.
+    The codes come from `train_column`, if there is one.
 
     Returns
     -------
-    index : dict
-        From value to code.
-    codes : int64 array, shape (len(column),)
-        The code of each value, -1 for a value that `train_column` doesn't have.
-    n : int
-        How many different codes there are.
+    index : dict from value to code
+    codes : int64 array, shape (len(column),); -1 for a value that `train_column` doesn't have
+    n : int, how many different codes there are
 
     Raises
     ------
-    ValueError
-        A missing value (NaN, None) in either column.
-    TypeError
-        One column is text and the other numbers: none of their values would agree.
+    ValueError, TypeError
+        A value is missing; or one column is text and the other numbers: none of them would agree.
     """
     column = pd.Series(column)
     train_column = column if train_column is None else pd.Series(train_column)
-    _check_alike(column, train_column)
-    values = pd.Index(train_column.unique())
-    index = {value: code for code, value in enumerate(values.tolist())}
-    return index, values.get_indexer(column).astype("int64"), len(values)
-
-
-def _check_alike(column: pd.Series, train_column: pd.Series) -> None:
     kinds = {pd.api.types.infer_dtype(np.asarray(part)) for part in (column, train_column)}
     if "string" in kinds and kinds & {"integer", "floating"}:
         raise TypeError(
@@ -170,40 +145,32 @@ def _check_alike(column: pd.Series, train_column: pd.Series) -> None:
         )
     if column.isna().any() or train_column.isna().any():
         raise ValueError(f"column {column.name!r} has missing values; drop those rows first")
+    values = pd.Index(train_column.unique())
+    index = {value: code for code, value in enumerate(values.tolist())}
+    return index, values.get_indexer(column).astype("int64"), len(values)
 
 
 def encode_ratings(df: pd.DataFrame, train: pd.DataFrame | None = None) -> pd.DataFrame:
     """Replace userId and movieId by codes counting from 0; drop and count what train never saw.
 
-    Parameters
-    ----------
-    df
-        Ratings with their original ids.
-    train
-        Ratings with their original ids whose users and movies get the codes; `df` by default.
-
-    Returns
-    -------
-    DataFrame
-        A copy of `df` without the rows whose user or movie is not in `train`. Its ``attrs`` hold
-        ``n_users`` and ``n_items``, the numbers of codes, and ``dropped``: how many ``rows`` were
-        dropped, how many of them for an ``unknown_user`` and how many for an ``unknown_movie``
-        (a row can count as both).
+    Both tables have their original ids; those of `train` (`df` by default) get the codes. The copy
+    of `df` that is returned has ``attrs``: ``n_users`` and ``n_items``, the numbers of codes, and
+    ``dropped``: how many ``rows``, how many of them for an ``unknown_user`` and how many for an
+    ``unknown_movie`` (a row can count as both).
     """
     train = df if train is None else train
-    our_names(df.columns, None, "df", COLUMNS[:2])
-    our_names(train.columns, None, "train", COLUMNS[:2])
+    check_table(df, "df", COLUMNS[:2])
+    check_table(train, "train", COLUMNS[:2])
     if ("n_users" in df.attrs) != ("n_users" in train.attrs):
         raise ValueError("one of df and train is encoded already: give both with original ids")
     _, users, n_users = encode_column(df["userId"], train["userId"])
     _, items, n_items = encode_column(df["movieId"], train["movieId"])
     known = (users >= 0) & (items >= 0)
+    if len(df) and not known.any():
+        warnings.warn(f"train knows none of these {len(df)} rows: same kind of ids?", stacklevel=2)
     encoded = df.assign(userId=users, movieId=items)[known].copy()
-    dropped = {
-        "rows": int((~known).sum()),
-        "unknown_user": int((users < 0).sum()),
-        "unknown_movie": int((items < 0).sum()),
-    }
+    unknown = {"rows": ~known, "unknown_user": users < 0, "unknown_movie": items < 0}
+    dropped = {why: int(rows.sum()) for why, rows in unknown.items()}
     encoded.attrs = {**df.attrs, "n_users": n_users, "n_items": n_items, "dropped": dropped}
     return encoded
 
@@ -225,8 +192,7 @@ def interaction_matrix(
 
     Returns
     -------
-    scipy.sparse.csr_matrix
-        float32, shape (n_users, n_items); the shape doesn't depend on `threshold`.
+    csr_matrix of float32, shape (n_users, n_items), whatever the threshold
 
     Raises
     ------
@@ -234,13 +200,14 @@ def interaction_matrix(
         As :func:`check_ratings`; ids outside `shape`; or a threshold above every rating.
     """
     df = check_ratings(df)
+    users, items = df["userId"], df["movieId"]
     if shape is None and "n_users" in df.attrs:
         shape = (df.attrs["n_users"], df.attrs["n_items"])
-    ids = [df[name] for name in COLUMNS[:2]]
     if shape is None:
-        (rows, users), (columns, items) = (pd.factorize(column, sort=True) for column in ids)
-        shape = (len(users), len(items))
-        if _count_from_0(users, items) and max(users[-1] - shape[0], items[-1] - shape[1]) >= 0:
+        (rows, user_ids), (columns, item_ids) = (pd.factorize(x, sort=True) for x in (users, items))
+        shape = (len(user_ids), len(item_ids))
+        counted = users.dtype == items.dtype == np.int64 and min(user_ids[0], item_ids[0]) == 0
+        if counted and (user_ids[-1] >= shape[0] or item_ids[-1] >= shape[1]):
             warnings.warn(
                 "these ids count from 0, with gaps, and are numbered anew: if they are codes that "
                 "lost their attrs (in a merge, in a file), give shape=(n_users, n_items); if they "
@@ -248,7 +215,9 @@ def interaction_matrix(
                 stacklevel=2,
             )
     else:
-        rows, columns = (_positions(ids[axis], axis, shape) for axis in (0, 1))
+        rows, columns = (
+            _positions(ids, n, shape) for ids, n in zip((users, items), shape, strict=True)
+        )
     values = df["rating"].to_numpy("float32")
     if threshold is not None:
         check_number("threshold", threshold)
@@ -261,14 +230,7 @@ def interaction_matrix(
     return sparse.csr_matrix((values, (rows, columns)), shape=shape)
 
 
-def _count_from_0(users: pd.Index, items: pd.Index) -> bool:
-    """Tell if sorted ids may be codes: whole numbers from 0, of users or of items."""
-    whole = users.dtype == items.dtype == np.int64
-    return bool(whole and min(users[0], items[0]) == 0)
-
-
-def _positions(ids: pd.Series, axis: int, shape: tuple[int, int]) -> np.ndarray:
-    n = shape[axis]
+def _positions(ids: pd.Series, n: int, shape: tuple[int, int]) -> np.ndarray:
     wrong = ids if ids.dtype != np.int64 else ids[(ids < 0) | (ids >= n)]
     if len(wrong):
         raise ValueError(
@@ -283,55 +245,27 @@ def leave_n_out(
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     """Hold out `n` random entries of every user who has more than `n`; the others give none.
 
-    Parameters
-    ----------
-    matrix
-        Shape (n_users, n_items).
-    n
-        Entries to hold out per user, at least 1.
-    seed
-        Seed or generator of the random choice.
-
-    Returns
-    -------
-    train, test : scipy.sparse.csr_matrix
-        Same shape as `matrix`; no entry is in both, every entry is in one.
-
-    Raises
-    ------
-    TypeError
-        A table instead of a matrix.
-    ValueError
-        `n` below 1, or so large that nobody has more than `n` entries.
+    The two parts that are returned, train and test, have the shape of the matrix, (n_users,
+    n_items); every entry is in one of them. Refused are a table in place of a matrix, and an `n`
+    below 1 or so large that nobody has more entries.
     """
-    matrix = sparse.csr_matrix(check_matrix("the matrix", matrix, may_be_empty=True))
-    counts = np.diff(matrix.indptr)  # (n_users,)
+    entries = check_matrix("the matrix", matrix, may_be_empty=True).tocoo()
     check_number("n", n, at_least=1, whole=True)
-    if not (counts > n).any():
-        most = counts.max(initial=0)
-        raise ValueError(
-            f"nobody has more than n={n} entries; the most is {most}: choose a smaller n"
-        )
-    users = np.repeat(np.arange(len(counts)), counts)  # (n_entries,)
+    users, items = entries.coords  # (n_entries,) each, user by user
+    counts = np.bincount(users, minlength=entries.shape[0])  # (n_users,)
+    if (most := counts.max(initial=0)) <= n:
+        why = f"nobody has more than n={n} entries; the most is {most}"
+        raise ValueError(f"{why}: choose a smaller n")
     # Shuffle each user's entries by sorting on random keys, and hold out the first n.
     shuffled = np.lexsort((np.random.default_rng(seed).random(len(users)), users))
-    position = np.empty(len(users), dtype="int64")
-    position[shuffled] = np.arange(len(users)) - matrix.indptr[users]
-    held_out = (position < n) & (counts > n)[users]
-    return _keep(matrix, ~held_out), _keep(matrix, held_out)
-
-
-def _keep(matrix: sparse.csr_matrix, entries: np.ndarray) -> sparse.csr_matrix:
-    """Return the matrix with only those of its stored entries where the mask is true."""
-    kept_before = np.concatenate([[0], np.cumsum(entries)])
-    parts = matrix.data[entries], matrix.indices[entries], kept_before[matrix.indptr]
-    return sparse.csr_matrix(parts, shape=matrix.shape)
-
-
-def _unknown(name: str) -> str:
-    near = get_close_matches(name.lower().removeprefix("ml-"), DATASETS, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"there is no dataset {name!r}, only {DATASETS}.{hint}"
+    place = np.empty(len(users), dtype="int64")  # of an entry among those of its user
+    place[shuffled] = np.arange(len(users)) - (np.cumsum(counts) - counts)[users]
+    held_out = (place < n) & (counts > n)[users]
+    train, test = (
+        sparse.csr_matrix((entries.data[part], (users[part], items[part])), shape=entries.shape)
+        for part in (~held_out, held_out)
+    )
+    return train, test
 
 
 def item_features(movies: pd.DataFrame, items: Any = None) -> np.ndarray:
@@ -342,7 +276,8 @@ def item_features(movies: pd.DataFrame, items: Any = None) -> np.ndarray:
     movies
         As from :func:`load_movies`: ``movieId``, ``genres`` joined by ``"|"``, ``year``.
     items
-        The movieIds in the order of a matrix's columns; ascending by default.
+        The movieIds in the order of a matrix's columns, all of them in `movies`; by default all,
+        ascending.
 
     Returns
     -------
@@ -350,13 +285,8 @@ def item_features(movies: pd.DataFrame, items: Any = None) -> np.ndarray:
         A flag for each genre divided by √(number of the movie's genres); then how near the year
         is to each of at most 13 quantiles of all years, linear between two of them (the median
         year where it is missing).
-
-    Raises
-    ------
-    ValueError
-        If `movies` lacks one of the items.
     """
-    our_names(movies.columns, None, "movies", ["movieId", "genres", "year"])
+    check_table(movies, "movies", ["movieId", "genres", "year"])
     table = movies.drop_duplicates("movieId").set_index("movieId")
     wanted = np.sort(table.index) if items is None else np.asarray(items)
     if missing := set(wanted.tolist()) - set(table.index):

@@ -9,13 +9,13 @@ bytes each time, and whichever archive came is kept as ``ml-100k.zip``.
 import hashlib
 import io
 import os
-import queue
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from itertools import compress
 from pathlib import Path, PurePosixPath
@@ -46,8 +46,8 @@ class FetchError(OSError):
 
 def cache_dir() -> Path:
     """Return the cache folder: environment variable NMF_DATA_DIR, or the platform's usual one."""
-    chosen = Path(os.environ.get("NMF_DATA_DIR") or user_cache_dir("nmf_helpers", False))
-    folder = chosen.expanduser()
+    chosen = os.environ.get("NMF_DATA_DIR") or user_cache_dir("nmf_helpers", False)
+    folder = Path(os.path.expanduser(chosen))
     if not folder.is_absolute():
         raise FetchError(
             f"NMF_DATA_DIR={chosen} means another folder in each notebook's: give the whole path, "
@@ -64,20 +64,16 @@ def fetch_100k(
     """Return the contents of ML-100K, fetching it if there is no good copy in the cache yet.
 
     The `routes` (by name; :func:`usual_routes` by default) are tried in their order, until one
-    gives an archive whose ratings have this checksum; it is kept at `path`.
-
-    Raises
-    ------
-    FetchError
-        No route worked, or the cache can't be written.
+    gives an archive whose ratings have this checksum; it is kept at `path`. FetchError is raised if
+    no route worked, or the cache can't be written.
     """
     path = path or cache_dir() / "ml-100k.zip"
-    failures = []
+    failures: list[str] = []
     if path.exists():
         try:
             return read_archive(path.read_bytes(), sha256)
         except Exception as error:  # an archive can be broken in many ways; get a new one
-            failures.append(f"{path}: {_reason(error)}")
+            failures.append(f"{path}: {error}")
     try:
         check_writable(path.parent)
     except FetchError as error:
@@ -87,13 +83,12 @@ def fetch_100k(
             archive = route()
             contents = read_archive(archive, sha256)
         except Exception as error:  # whatever went wrong, the next route may work
-            failures.append(f"{name}: {_reason(error)}")
+            failures.append(f"{name}: {str(error) or type(error).__name__}")
         else:
             _store(archive, path)
             return contents
     raise FetchError(
-        "ML-100K could not be fetched. Tried:\n  - "
-        + "\n  - ".join(failures)
+        "\n  - ".join(["ML-100K could not be fetched. Tried:", *failures])
         + f"\nThree ways out:\n  - get {URL} in any way you can, and put it at {path}\n"
         "  - set the environment variable NMF_ML100K to where a copy is: a path or an address\n"
         '  - work with the dataset that comes with this package: load_ratings("latest-small")'
@@ -102,14 +97,14 @@ def fetch_100k(
 
 def usual_routes() -> dict[str, Callable[[], bytes]]:
     """Return the ways to get ML-100K, by name: a copy of one's own, GroupLens, a wheel."""
-    routes: dict[str, Callable[[], bytes]] = {}
+    routes: dict[str, Callable[[], bytes]] = {
+        URL: lambda: download(URL, URL_SHA256),
+        f"pip download {WHEEL}": lambda: pip_download(WHEEL, WHEEL_SHA256),
+    }
     if own := os.environ.get("NMF_ML100K"):
         is_address = re.match("https?://", own)
-        routes[f"NMF_ML100K={own}"] = lambda: (
-            download(own) if is_address else Path(own).expanduser().read_bytes()
-        )
-    routes[URL] = lambda: download(URL, URL_SHA256)
-    routes[f"pip download {WHEEL}"] = lambda: pip_download(WHEEL, WHEEL_SHA256)
+        read = download if is_address else lambda path: Path(path).expanduser().read_bytes()
+        routes = {f"NMF_ML100K={own}": lambda: read(own), **routes}
     return routes
 
 
@@ -130,25 +125,24 @@ def download(url: str, sha256: str | None = None, seconds: float = 120, stall: f
     from pooch import HTTPDownloader  # here, because it takes a while to import
     from tqdm.auto import tqdm
 
-    content = io.BytesIO()
-    answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    content, done = io.BytesIO(), Future[None]()
 
     def work() -> None:
         try:
             # A bar without a total is neither true nor false; pooch asks, and sets the real one.
             with tqdm(desc="ML-100K", total=1, unit="B", unit_scale=True, leave=False) as bar:
                 HTTPDownloader(bar, chunk_size=256, timeout=stall)(url, content, None)
-            answers.put(None)
+            done.set_result(None)
         except Exception as error:
-            answers.put(error.with_traceback(None))  # which would keep the connection open
+            done.set_exception(error.with_traceback(None))  # which would keep the connection open
 
     # In a thread, for `stall` counts from byte to byte: it never ends for a server that drips.
     Thread(target=work, daemon=True).start()
     try:
-        if error := answers.get(timeout=seconds):
+        if error := done.exception(timeout=seconds):
             raise error
         return _verified(content.getvalue(), sha256, "the download")
-    except queue.Empty:
+    except TimeoutError:
         raise TimeoutError(f"too slow: not done after {seconds} s") from None
     finally:
         content.close()  # whatever still writes to it, stops
@@ -159,10 +153,10 @@ def pip_download(requirement: str, sha256: str, seconds: float = 120) -> bytes:
 
     Nothing is installed. Gives up after 10 seconds without a byte, or `seconds` in all.
     """
+    options = "--no-deps --only-binary=:all: --no-input --disable-pip-version-check --quiet"
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", requirement, "--no-deps"]
-        command += ["--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
-        command += ["--quiet", "--retries=0", "--timeout=10", f"--dest={folder}"]
+        command = [sys.executable, "-m", "pip", "download", requirement, *options.split()]
+        command += ["--retries=0", "--timeout=10", f"--dest={folder}"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -176,12 +170,8 @@ def pip_download(requirement: str, sha256: str, seconds: float = 120) -> bytes:
 def read_archive(content: bytes, sha256: str = RATINGS_SHA256) -> ML100K:
     """Take ML-100K from GroupLens's zip file or RecBole's wheel: the same tables from either.
 
-    Raises
-    ------
-    ValueError
-        Ratings with another checksum, or names in the archive that point outside it.
-    zipfile.BadZipFile, KeyError
-        Not an archive, a damaged one, or one without ML-100K in it.
+    A ValueError (BadZipFile, KeyError) says what is wrong: another checksum of the ratings, names
+    that point outside the archive, no archive at all, or one without ML-100K in it.
     """
     with ZipFile(io.BytesIO(content)) as archive:
         for name in archive.namelist():
@@ -241,22 +231,15 @@ def _store(content: bytes, path: Path) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may write at once
     try:
         part.write_bytes(content)
-        try:
-            os.replace(part, path)
-        except PermissionError:
-            # Windows won't replace a file that another process is reading: but then that
-            # process has one, and we have ours in memory.
-            if not path.exists():
-                raise
+        part.replace(path)
     except OSError as error:
-        raise _unwritable(path.parent, error) from error
+        # Windows won't replace a file that another process is reading: then that process has one,
+        # and we have ours in memory.
+        if not (isinstance(error, PermissionError) and path.exists()):
+            raise _unwritable(path.parent, error) from error
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def _unwritable(folder: Path, error: OSError) -> FetchError:

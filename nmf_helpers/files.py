@@ -4,24 +4,22 @@ Nothing is guessed. What can be read in two ways is refused with a ``ValueError`
 file, the line and the way out, and so is a row that doesn't fit the column names.
 """
 
-import bz2
 import csv
-import gzip
 import io
-import lzma
 import re
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 
 import pandas as pd
+from pandas.io.common import get_handle
 
-from nmf_helpers.tables import COLUMNS, NUMBER, Columns, Keep, checked, our_names, suggested
+from nmf_helpers.tables import COLUMNS, NUMBER, Columns, Keep, check_ratings, our_names, suggested
 
-Records = Iterator[tuple[int, list[str]]]  # line number, fields
-
+PACKED = {  # how a packed file begins; its name says little: browsers unpack, and keep the name
+    b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"(\xb5/": "zstd",
+}  # fmt: skip
 SEPARATORS = {"::": "\x1f", "\t": "\t", ";": ";", ",": ","}  # pandas' fast reader takes one letter
 U_DATA_OR_RATINGS_DAT = re.compile(r"\d+\t\d+\t\d\d?\t\d{8,10}|\d+::\d+::\d(\.\d)?::\d{8,10}")
 
@@ -35,17 +33,7 @@ def read_ratings(
     encoding: str = "utf-8",
     keep: Keep = None,
 ) -> pd.DataFrame:
-    """Read a file of ratings, text or Parquet, into a checked table.
-
-    Parameters
-    ----------
-    path, columns
-        As in :func:`nmf_helpers.data.load_ratings`.
-    sep, decimal, encoding
-        What is between columns, the decimal sign, and the encoding, if the file doesn't show it.
-    keep
-        Which of several ratings of a movie by one user stays, ``"first"`` or ``"last"``; by
-        default they are refused.
+    """Read a file of ratings, text or Parquet: :func:`nmf_helpers.data.load_ratings` without names.
 
     Raises
     ------
@@ -54,63 +42,60 @@ def read_ratings(
     ValueError
         Anything that isn't clear; the message names the file and, in a text, the line.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path.name} in {path.parent.resolve()}")
+        what = "a folder, but no file," if path.is_dir() else "no file"
+        raise FileNotFoundError(f"there is {what} {path.name} in {path.parent.resolve()}")
+    if not (sep is None or sep in SEPARATORS or len(sep) == 1):
+        raise ValueError(f'{path}: sep must be one character, or "::", not {sep!r}')
     if decimal not in (None, ".", ","):
-        raise ValueError(f'decimal must be "." or ",", not {decimal!r}')
+        raise ValueError(f'{path}: decimal must be "." or ",", not {decimal!r}')
     content = path.read_bytes()
     if content.startswith(b"PAR1"):
         df = _read_parquet(path)
-        names = our_names(df.columns, columns, str(path))
+        names = our_names([*df.columns], columns, str(path))
         df = df.set_axis(pd.Index(names, dtype=object), axis="columns")
-        return checked(df, str(path), lambda row: f"row {row + 1} of {len(df)}", ".", keep)
+        return check_ratings(df, str(path), keep=keep)
     text = _decode(_unpack(content, path), encoding, path)
     sep, names, skip = _layout(text[: 1 << 16], columns, sep, path)
     letter = SEPARATORS.get(sep, sep)
-    text = text.replace(sep, letter)
-    n_rows, n_fields = _count(_records(text, letter, path, skip), names, path)
-    if not n_rows:
-        raise ValueError(f"{path}: there are no ratings, only column names in line {skip}")
-    df = _parse(_after(text, skip), letter, names, n_fields)
-    if len(df) != n_rows:  # pandas and csv disagree
+    body = text.split("\n", skip)[-1].replace(sep, letter)
+    lines = _check_fields(body, letter, names, path, skip)
+    df = pd.read_csv(
+        io.StringIO(body), sep=letter, header=None, index_col=False, skipinitialspace=True,
+        names=range(len(names) + 1),  # one more than there are, for a separator at the end
+        dtype=str, keep_default_na=False,  # numbers would change "007", and 2**53 + 1 beside "5.0"
+    )  # fmt: skip
+    if len(df) != len(lines):  # pandas and csv disagree
         raise ValueError(f"{path}: from line {skip + 1} on it is not clear what quotes enclose")
+    df = df.set_axis(pd.Index([*names, None], dtype=object), axis="columns")
     if decimal is None and sep == ";":
         # A comma is decimal here; if there is none, a point is, unless it may mark thousands.
         decimal = "," if df["rating"].str.contains(",", regex=False).any() else ".?"
-
-    def where(row: int) -> str:
-        return f"line {next(islice(_records(text, letter, path, skip), row, None))[0]}"
-
-    return checked(df, str(path), where, decimal or ".", keep)
+    return check_ratings(df, str(path), lambda row: f"line {lines[row]}", decimal or ".", keep)
 
 
-# From bytes to text
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except ImportError:
+        raise ValueError(f"{path} is Parquet: pip install pyarrow, or save it as CSV") from None
+    except Exception as error:  # pyarrow has its own
+        raise ValueError(f"{path} can't be read as Parquet: {error}") from error
 
 
 def _unpack(content: bytes, path: Path) -> bytes:
-    """Unpack what is packed, whatever its name says: browsers unpack, and keep the name."""
-    packed: dict[bytes, Callable[[bytes], bytes]] = {
-        b"\x1f\x8b": gzip.decompress,
-        b"BZh": bz2.decompress,
-        b"\xfd7zXZ": lzma.decompress,
-        b"PK\x03\x04": _only_member,
-    }
-    for start, unpack in packed.items():
-        if content.startswith(start):
+    for start, kind in [*PACKED.items(), (b"", "tar")]:
+        if content.startswith(start) and (start or content[257:262] == b"ustar"):
+            packed = io.BytesIO(content)
             try:
-                return unpack(content)
+                with get_handle(packed, "rb", compression=kind, is_text=False) as unpacked:
+                    content = unpacked.handle.read()
             except Exception as error:  # each library has its own
-                raise ValueError(f"{path} can't be unpacked ({error}): get it anew") from error
+                raise ValueError(
+                    f"{path} can't be unpacked ({error}): get it anew, or save one sheet as CSV"
+                ) from error
     return content
-
-
-def _only_member(content: bytes) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = [name for name in archive.namelist() if not name.endswith("/")]
-        if len(names) != 1:
-            raise ValueError(f"{len(names)} files in one: unpack it, or save a sheet as CSV")
-        return archive.read(names[0])
 
 
 def _decode(content: bytes, encoding: str, path: Path) -> str:
@@ -130,40 +115,23 @@ def _decode(content: bytes, encoding: str, path: Path) -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if found := re.search("[\0\x1f]", text):
         line = text.count("\n", 0, found.start()) + 1
-        raise ValueError(f"{path}: line {line} holds {found[0]!r}: no text; save it as CSV")
+        raise ValueError(
+            f"{path}: line {line} holds {found[0]!r}: no text, or of another encoding. Say "
+            "encoding=, or save it as CSV"
+        )
     return text
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except ImportError:
-        raise ValueError(f"{path} is Parquet: pip install pyarrow, or save it as CSV") from None
-    except Exception as error:  # pyarrow has its own
-        raise ValueError(f"{path} can't be read as Parquet: {error}") from error
-
-
-# From text to columns
-
-
-def _after(text: str, skip: int) -> io.StringIO:
-    """Return the text as a file of which `skip` lines are read already."""
-    file = io.StringIO(text)
-    for _ in range(skip):
-        file.readline()
-    return file
-
-
-def _records(text: str, letter: str, path: Path, skip: int = 0) -> Records:
+def _records(text: str, letter: str, path: Path, line: int = 1) -> Iterator[tuple[int, list[str]]]:
     """Yield (number of its first line, fields) of each record that isn't blank."""
-    file, line = _after(text, skip), skip + 1
+    above = line - 1
+    reader = csv.reader(io.StringIO(text), delimiter=letter, skipinitialspace=True, strict=True)
     try:
-        reader = csv.reader(file, delimiter=letter, skipinitialspace=True, strict=True)
         for fields in reader:
             if fields not in ([], [""]):
                 yield line, fields
-            line = skip + reader.line_num + 1
-    except (csv.Error, TypeError) as error:  # TypeError: two letters as a separator
+            line = above + reader.line_num + 1
+    except csv.Error as error:
         raise ValueError(f"{path}: line {line}: {error}") from error
 
 
@@ -171,68 +139,61 @@ def _layout(
     head: str, columns: Columns, sep: str | None, path: Path
 ) -> tuple[str, list[str | None], int]:
     """Return the separator, our name for each column, and how many lines the header takes."""
+    start = head.strip("\n").partition("\n")[0]
+    if columns is None and U_DATA_OR_RATINGS_DAT.fullmatch(start):
+        return ("::" if "::" in start else "\t"), [*COLUMNS], 0
+    in_order = not (columns is None or isinstance(columns, Mapping))
     first: dict[str, tuple[int, list[str]]] = {}
-    fitting = []
+    fits: dict[str, tuple[int, int]] = {}  # how many of our names a separator shows, and fields
     for sign in [sep] if sep else SEPARATORS:
         letter = SEPARATORS.get(sign, sign)
         with suppress(ValueError, StopIteration):  # a wrong sign may cut a quoted field
-            first[sign] = next(_records(head.replace(sign, letter), letter, path))
-            our_names(first[sign][1], columns, str(path))
-            fitting.append(sign)
+            line, fields = next(_records(head.replace(sign, letter), letter, path))
+            fields = [field.strip() for field in fields]
+            named = {*fields}.intersection(columns or COLUMNS)
+            n_known = len(fields) == len(columns or ()) if in_order else len(named)
+            first[sign], fits[sign] = (line, fields), (n_known, len(fields))
     if not first:
         raise ValueError(f"{path}: line 1: the file is empty, or a quote lacks its partner")
-    start = head.strip("\n").partition("\n")[0]
-    if columns is None and U_DATA_OR_RATINGS_DAT.fullmatch(start):
-        return ("::" if "::" in start else "\t"), list(COLUMNS), 0
-    if len(fitting) > 1:
-        raise ValueError(f"{path}: line 1 can be cut at each of {fitting}: say which, with sep=")
-    by_place = columns is not None and not isinstance(columns, Mapping)
-    sign = fitting[0] if fitting else max(first, key=lambda sign: len(first[sign][1]))
+    best = max(fits.values())
+    sign, *others = (sign for sign in fits if fits[sign] == best)
     line, fields = first[sign]
-    has_numbers = any(NUMBER.fullmatch(field.strip()) for field in fields)
-    if has_numbers and not by_place and not fitting:
+    source, no_names = f"{path}: line {line}", any(map(NUMBER.fullmatch, fields))
+    if others and best[0]:
+        signs = [sign, *others]
+        raise ValueError(f"{source} can be cut at each of {signs}: say which, with sep=")
+    if len(fields) == 1:
+        raise ValueError(f'{source} is one field, {fields}: say what separates, as with sep="|"')
+    if no_names and not in_order and not best[0]:
         order = [*COLUMNS, *[None] * len(fields)][: max(3, len(fields))]
         raise ValueError(
-            f"{path}: the first line holds no column names (line {line}: {fields}). Name them in "
-            f"order, with None for one to leave out: columns={order}"
+            f"{source}: the first line holds no column names, but {fields}. Name them in order, "
+            f"with None for one to leave out: columns={order}"
         )
-    if by_place and not has_numbers:
-        raise ValueError(
-            f"{path}: line {line} seems to hold column names: say which is which, "
-            f"columns={suggested(fields, COLUMNS[:3])}"
-        )
-    names = our_names(fields, columns, f"{path}: line {line}")
-    return sign, names, 0 if by_place else line + sum(field.count("\n") for field in fields)
+    if in_order and not no_names:
+        guess = suggested(fields, COLUMNS[:3])
+        raise ValueError(f"{source} seems to hold column names: say which, columns={guess}")
+    n_lines = line + sum(field.count("\n") for field in fields)
+    return sign, our_names(fields, columns, source), 0 if in_order else n_lines
 
 
-def _count(records: Records, names: list[str | None], path: Path) -> tuple[int, int]:
-    """Return how many records there are, and fields in the widest; each must fit the names."""
-    n_rows, widest = 0, len(names)
+def _check_fields(
+    body: str, letter: str, names: list[str | None], path: Path, skip: int
+) -> Sequence[int]:
+    """Return the line of each record; each must have as many fields as there are names."""
     # An empty field too many is a separator at the end of the line; but if the last column may be
     # empty itself, it may as well be a row name in front, which shifts all the others.
-    spare = names[-1] in COLUMNS[:3]
-    for line, fields in records:
+    spare, lines, n_names = names[-1] in COLUMNS[:3], array("q"), len(names)
+    for line, fields in _records(body, letter, path, skip + 1):
         n = len(fields)
-        if n != len(names) and not (spare and n == len(names) + 1 and not fields[-1]):
+        if n != n_names and not (spare and n == n_names + 1 and not fields[-1]):
             raise ValueError(
-                f"{path}: line {line} has {n} fields, but there are {len(names)} columns, {names}. "
+                f"{path}: line {line} has {n} fields, but there are {n_names} columns, {names}. "
                 "Row names? Write the file without (row.names=FALSE in R, index=False in pandas)"
             )
         if fields[0].startswith(("#", "%")):
             raise ValueError(f"{path}: line {line} may be a comment: remove it ({fields[0]!r})")
-        n_rows, widest = n_rows + 1, max(widest, n)
-    return n_rows, widest
-
-
-def _parse(file: io.StringIO, letter: str, names: list[str | None], n_fields: int) -> pd.DataFrame:
-    """Return our columns: the timestamp as pandas reads it, the others as text.
-
-    For as numbers "007" and 76561198122624101 beside "5.0" would be changed on the way.
-    """
-    places = {names.index(name): name for name in COLUMNS if name in names}
-    kinds = {place: str for place in range(n_fields) if places.get(place) != "timestamp"}
-    plain = {"header": None, "index_col": False, "keep_default_na": False, "low_memory": False}
-    df = pd.read_csv(
-        file, sep=letter, names=range(n_fields), dtype=kinds, skipinitialspace=True, **plain
-    )
-    return df[[*places]].rename(columns=places)
+        lines.append(line)
+    if not lines:
+        raise ValueError(f"{path}: there are no ratings, only column names in line {skip}")
+    return lines

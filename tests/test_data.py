@@ -165,6 +165,11 @@ def test_an_unknown_dataset_suggests_the_nearest(name, near):
             load(name)
 
 
+def test_a_dataset_has_nothing_to_be_told():
+    with pytest.raises(ValueError, match="100k is read as it is; columns="):
+        load_ratings("100k", columns={"user": "userId"})
+
+
 @pytest.mark.parametrize("given", [None, 5, pd.DataFrame()])
 def test_loading_takes_a_name_or_a_path(given):
     with pytest.raises(TypeError, match=r"takes a name or the path.*check_ratings"):
@@ -234,6 +239,12 @@ def test_a_table_encoded_by_itself_loses_nothing_and_has_no_gaps(df):
     assert set(encoded["userId"]) == set(range(encoded.attrs["n_users"]))
     assert set(encoded["movieId"]) == set(range(encoded.attrs["n_items"]))
     assert df.equals(before)
+
+
+def test_ids_of_which_train_knows_none_are_noticed():
+    df = ratings([(5, 7, 3.0)])
+    with pytest.warns(UserWarning, match="train knows none of these 1 rows"):
+        assert encode_ratings(df, ratings([(6, 7, 3.0)])).empty
 
 
 def test_the_tutorials_split_and_encoding_leave_the_known_counts():

@@ -4,8 +4,10 @@ import bz2
 import gzip
 import io
 import lzma
+import tarfile
 import zipfile
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nmf_helpers.data import COLUMNS, check_ratings, load_ratings
+from nmf_helpers.data import (
+    COLUMNS,
+    check_ratings,
+    encode_ratings,
+    interaction_matrix,
+    load_ratings,
+    split_ratings,
+)
 
 NAMES = "userId,movieId,rating"
 ONE = (NAMES + "\n7,20,4.5\n").encode()
@@ -26,6 +35,14 @@ def zipped(**files):
     with zipfile.ZipFile(memory, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
+    return memory.getvalue()
+
+
+def tarred(content):
+    memory, member = io.BytesIO(), tarfile.TarInfo("my.csv")
+    member.size = len(content)
+    with tarfile.open(fileobj=memory, mode="w:gz") as archive:
+        archive.addfile(member, io.BytesIO(content))
     return memory.getvalue()
 
 
@@ -65,6 +82,7 @@ RIGHT = {  # name: (content, arguments, columns)
     "bz2": (bz2.compress(ONE), {"name": "my.csv.bz2"}, ROW),
     "xz": (lzma.compress(ONE), {"name": "my.csv.xz"}, ROW),
     "zip": (zipped(**{"my.csv": ONE}), {"name": "my.zip"}, ROW),
+    "tar": (tarred(ONE), {"name": "my.tar.gz"}, ROW),
     "quotes": (
         f'{NAMES}\n"a, ""b""\nc",20,4.5\n', {}, [['a, "b"\nc'], [20], [4.5]]),
     "ids as text": (f"{NAMES}\n007,080442957X,4\n7,1,5\n", {}, [["007", "7"], ["080442957X", "1"], [4, 5]]),  # noqa: E501
@@ -103,6 +121,7 @@ REFUSED = {  # name: (content, arguments, line, complaint)
         r"the first line holds no column names.*columns=\['userId', 'movieId', 'rating', 'timesta"),
     "tabs in another order than u.data": ("7\t20\t881250949\t4\n", {}, 1, "no column names"),
     "too few names": ("1,31,2.5,9\n", {"columns": NAMES.split(",")}, 1, "has 4 fields.*has 3"),
+    "other names in order": (ONE[22:], {"columns": ["user", "item", "stars"]}, 1, "no 'userId'"),
     "names where none should be": (
         "user,item,stars\n1,2,3\n", {"columns": NAMES.split(",")}, 1, "seems to hold column names"),
     "other names": (
@@ -115,12 +134,14 @@ REFUSED = {  # name: (content, arguments, line, complaint)
     "a name nobody can guess": ("x,movieId,rating\n1,2,3\n", {}, 1, r"columns={'\?userId': 'userId'}"),  # noqa: E501
     "likes without a number": ("userId,movieId\n1,2\n", {}, 1, r"a like: .*assign\(rating=1\.0\)"),
     "a wrong name": ("user,movieId,rating\n1,2,3\n", {"columns": {"usr": "userId"}}, 1,
-                     "did you mean 'user'"),
+                     "no column 'usr'.*columns={'user': 'userId'}"),
     "a name twice": (f"{NAMES},rating\n1,2,3,4\n", {}, 1, "two columns 'rating'"),
     "two ways to cut": ("1;2,3;4,5\n", {"columns": NAMES.split(",")}, 1, "say which, with sep="),
     "thousands or decimals": ("userId;movieId;rating\n1;2;1.234\n", {}, 2, 'decimal=","'),
     "a decimal comma beside a point": ("userId;movieId;rating\n1;2;4,5\n1;3;3.5\n", {}, 3, "'3.5'"),
     "a decimal comma in quotes": (f'{NAMES}\n1,2,"4,5"\n', {}, 2, 'say decimal=","'),
+    "a separator nobody expects": ("userId|movieId|rating\n1|2|3\n", {}, 1, 'one field.*sep="|"'),
+    "a separator of two letters": (ONE, {"sep": r"\s+"}, None, "sep must be one character"),
     "a word for a rating": (f"{NAMES}\n7,20,4\n7,21,good\n7,22,bad\n", {}, 3, "'good'.*2 such rows"),  # noqa: E501
     "no rating": (f"{NAMES}\n7,20,4\n7,21,\n", {}, 3, "rating must be a finite number, but is ''"),
     "NaN": (f"{NAMES}\n\n7,20,NaN\n", {}, 3, "'NaN'"),
@@ -134,6 +155,7 @@ REFUSED = {  # name: (content, arguments, line, complaint)
     "day or month first": (f"{NAMES},timestamp\n1,2,3,01/02/2001\n", {}, 2, "a date as 2001-12-31"),
     "a day without dashes": (f"{NAMES},timestamp\n1,2,3,20010102\n", {}, 2, "20010102"),
     "milliseconds": (f"{NAMES},timestamp\n1,2,3,1260759144000\n", {}, 2, r"below 10\*\*11"),
+    "a time rounded by a spreadsheet": (f"{NAMES},timestamp\n1,2,3,1.26E+09\n", {}, 2, "timestamp"),
     "an empty time": (f"{NAMES},timestamp\n1,2,3,978307200\n1,3,3,\n", {}, 3, "timestamp .*''"),
     "a comment": (f"{NAMES}\n7,20,4\n#7,21,5\n", {}, 3, "may be a comment"),
     "a quote without its partner": (f'{NAMES}\n7,20,4\n7,"21,5\n7,22,5\n', {}, 3, "unexpected end"),
@@ -141,7 +163,7 @@ REFUSED = {  # name: (content, arguments, line, complaint)
     "an unknown encoding": (ONE, {"encoding": "lation-1"}, None, "no encoding 'lation-1'"),
     "no text": (b"userId,movieId,rating\n\x00\x01", {}, 2, "no text"),
     "half a gzip": (gzip.compress(ONE)[:-9], {"name": "r.csv.gz"}, None, "can't be unpacked"),
-    "a workbook": (zipped(a=b"", b=b""), {"name": "my.xlsx"}, None, "2 files in one.*CSV"),
+    "a workbook": (zipped(a=b"", b=b""), {"name": "my.xlsx"}, None, "Multiple files.*CSV"),
     "half a Parquet": (b"PAR1", {}, None, "can't be read as Parquet"),
 }  # fmt: skip
 
@@ -165,6 +187,15 @@ def test_a_file_stays_as_it_was_and_may_lie_anywhere(tmp_path):
 def test_a_missing_file_is_reported_with_the_folder_searched(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file mine\.csv in .*" + tmp_path.name):
         load_ratings(tmp_path / "mine.csv")
+
+
+def test_a_path_may_begin_at_home_and_a_folder_is_called_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "my.csv").write_bytes(ONE)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert load_ratings("~/my.csv")["userId"].tolist() == [7]
+    with pytest.raises(FileNotFoundError, match="a folder, but no file"):
+        load_ratings(tmp_path)
 
 
 def test_parquet_is_read_or_the_missing_reader_named(tmp_path, monkeypatch):
@@ -197,6 +228,8 @@ GOOD = {"userId": [7], "movieId": [20], "rating": [4.5]}
         ({"movieId": pd.array([2**62 + 1], "Int64")}, [7, 2**62 + 1, 4.5]),
         ({"userId": pd.Categorical(["b"], categories=["a", "b"])}, ["b", 20, 4.5]),
         ({"userId": [7.0], "rating": [True]}, [7, 20, 1.0]),
+        ({"userId": [Decimal(7)], "rating": [Decimal("4.5")]}, [7, 20, 4.5]),
+        ({"userId": pd.array([2**62 + 1], "UInt64")}, [2**62 + 1, 20, 4.5]),
         *(
             ({"timestamp": pd.to_datetime(["2001-01-01"]).as_unit(unit)}, [7, 20, 4.5, 978307200])
             for unit in ("s", "ms", "us", "ns")
@@ -216,6 +249,9 @@ def test_a_table_is_taken_whatever_the_types_of_its_columns(columns, values):
         ({"userId": [2.0**53]}, "userId must be a whole number"),
         ({"userId": pd.array([2**63], "UInt64")}, "userId must be a whole number"),
         ({"userId": [True]}, "userId must be a whole number"),
+        ({"userId": [[7]]}, r"userId must be .*\[7\]"),
+        ({"userId": np.array([2**24], "float32")}, "userId must be .* row 1"),  # 2**24 + 1 is, too
+        ({"rating": [4 + 0j]}, "rating must be a finite number"),
         ({"userId": ["nan"]}, "userId must be .*'nan' in row 1 of 1"),
         ({"movieId": [None]}, "movieId must be"),
         ({"rating": pd.array([pd.NA], "Float64")}, "rating must be a finite number"),
@@ -225,6 +261,25 @@ def test_a_table_is_taken_whatever_the_types_of_its_columns(columns, values):
 def test_a_table_is_refused_by_column_and_row(columns, complaint):
     with pytest.raises(ValueError, match="^mine: " + complaint):
         check_ratings(pd.DataFrame(GOOD | columns), "mine")
+
+
+def test_a_table_of_arrow_is_a_table():
+    pytest.importorskip("pyarrow")
+    df = pd.DataFrame(GOOD | {"timestamp": pd.to_datetime(["2001-01-01"])})
+    checked = check_ratings(df.convert_dtypes(dtype_backend="pyarrow"))
+    assert checked.iloc[0].tolist() == [7, 20, 4.5, 978307200]
+
+
+@pytest.mark.parametrize("given", [{"userId": [7]}, np.ones((2, 3)), pd.Series([1]), None, "a.csv"])
+def test_what_is_no_table_is_called_by_its_type(given):
+    for take in (check_ratings, encode_ratings, interaction_matrix, split_ratings):
+        with pytest.raises(TypeError, match=rf"must be a table .*not {type(given).__name__}"):
+            take(given)
+
+
+def test_a_column_that_is_called_otherwise_is_asked_for_in_the_words_of_a_table():
+    with pytest.raises(ValueError, match=r"df\.rename\(columns={' userId': 'userId'}\)"):
+        check_ratings(pd.DataFrame(GOOD).rename(columns={"userId": " userId"}))
 
 
 def test_a_column_twice_is_refused():
