@@ -1,7 +1,9 @@
-"""What several tests share: interrupts that arrive, and a browser."""
+"""What several tests share: interrupts that arrive, servers on loopback, and a browser."""
 
 import shutil
 import signal
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import settings
@@ -32,3 +34,29 @@ def chromium():
         browser = started.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def serve():
+    """Start loopback servers whose answer is a function of the request handler."""
+    servers = []
+
+    def start(answer):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                answer(self)
+
+            def log_message(self, *args):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        server.handle_error = lambda *args: None
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}/ml-100k.zip"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

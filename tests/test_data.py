@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up import ratings, tables
 from scipy import sparse
 
 from nmf_helpers.data import (
@@ -21,26 +22,6 @@ from nmf_helpers.data import (
     load_ratings,
     split_ratings,
 )
-
-
-def ratings(rows):
-    """Build a ratings table from (user, movie, rating) rows."""
-    users, movies, stars = zip(*rows, strict=True) if rows else ((), (), ())
-    return pd.DataFrame(
-        {
-            "userId": np.array(users, "int64"),
-            "movieId": np.array(movies, "int64"),
-            "rating": np.array(stars, "float64"),
-        }
-    )
-
-
-def tables(min_size=1):
-    """Draw ratings tables of odd shapes: gaps between ids, one user, one movie, any order."""
-    ids = st.integers(-3, 12) | st.sampled_from([10**6, 2**62])
-    stars = st.sampled_from([0.0, 0.5, 1.0, 3.5, 5.0])
-    row = st.tuples(ids, ids, stars)
-    return st.lists(row, min_size=min_size, unique_by=lambda r: r[:2]).map(ratings)
 
 
 @st.composite

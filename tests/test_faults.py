@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,19 +22,23 @@ import jupytext
 import numpy as np
 import psutil
 import pytest
-import test_fetch
 from jupyter_client.manager import KernelManager
+from made_up import python, slow_run
 from planted import TEST, TRAIN, build, same_run
-from test_fetch import RATINGS, SHA256, digest, download, grouplens_zip, reply
-from test_lab import PATIENCE, Notebook, unhurried, until
 
-from nmf_helpers.fetch import FetchError, fetch_100k
 from nmf_helpers.lab import TrainingLab
 from nmf_helpers.pipeline import Pipeline
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.md"))
-serve = test_fetch.serve  # the fixture: servers on loopback
+PATIENCE = 60  # seconds until a test gives up
+
+
+def until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
 
 
 class Kernel:
@@ -133,35 +138,13 @@ def test_hogwild_in_a_kernel_survives_interrupt_and_leaves_nothing_on_a_restart(
         assert "epoch 2" in notebook.run(short)
 
 
-def test_two_kernels_may_fetch_at_once(tmp_path):
-    code = f"""
-        import sys
-        sys.path.insert(0, {str(ROOT / "tests")!r})
-        from pathlib import Path
-        from test_fetch import *
-        time.sleep(max(0, {time.time() + 3} - time.time()))
-        print(len(fetch_100k(Path({str(tmp_path / "ml-100k.zip")!r}),
-                             {{"the route": grouplens_zip}}, SHA256).movies))
-    """
-    with kernel() as one, kernel() as other:
-        said = []
-        threads = [
-            threading.Thread(target=lambda k=k: said.append(k.run(code))) for k in (one, other)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert said == ["5\n", "5\n"]
-    assert os.listdir(tmp_path) == ["ml-100k.zip"]
-
-
 def test_a_lab_goes_on_when_its_tab_is_closed():
     code = f"""
         import sys
         sys.path.insert(0, {str(ROOT / "tests")!r})
-        from test_lab import Notebook, TrainingLab, unhurried
-        lab = TrainingLab(Notebook(valid=unhurried).make, n_epochs=100)
+        from made_up import slow_run
+        from nmf_helpers.lab import TrainingLab
+        lab = TrainingLab(slow_run, n_epochs=100)
         display(lab)
         lab.train_button.click()
     """
@@ -243,12 +226,11 @@ def test_an_interrupt_while_pip_downloads_ends_pip_too(tmp_path, serve):
     asked, over = threading.Event(), threading.Event()
     index = serve(stall).removesuffix("ml-100k.zip")
     code = """
-from pathlib import Path
 fetch_100k(Path(sys.argv[2]), {"pip": lambda: pip_download("tiny==1.0", SHA256)}, SHA256)
 """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")}
     environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": index}
-    fetching = test_fetch.python(code, tmp_path / "ml-100k.zip", env=environment)
+    fetching = python(code, tmp_path / "ml-100k.zip", env=environment)
     assert asked.wait(PATIENCE)
     pip = psutil.Process(fetching.pid).children(recursive=True)
     fetching.send_signal(signal.SIGINT)
@@ -260,54 +242,7 @@ fetch_100k(Path(sys.argv[2]), {"pip": lambda: pip_download("tiny==1.0", SHA256)}
     assert os.listdir(tmp_path) == []
 
 
-# --- Disks and networks -----------------------------------------------------------------------
-
-
-@contextmanager
-def small_disk(folder, size):
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root can mount a small disk")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_full_disk_is_reported_and_once_there_is_room_fetching_works(tmp_path):
-    with small_disk(tmp_path / "full", "64k") as folder:
-        filler = folder / "holiday.jpg"
-        with pytest.raises(OSError, match="No space left"), filler.open("wb", 0) as file:
-            while True:
-                file.write(bytes(4096))
-        path = folder / "ml-100k.zip"
-        routes = {"the route": grouplens_zip}
-        with pytest.raises(FetchError, match=r"No space left on device.*Make room"):
-            fetch_100k(path, routes, SHA256)
-        assert list(folder.iterdir()) == [filler]
-        filler.unlink()
-        assert fetch_100k(path, routes, SHA256).ratings == RATINGS
-        assert list(folder.iterdir()) == [path]
-
-
-def test_a_stalled_server_gives_way_to_the_next_route_in_bounded_time(tmp_path, serve):
-    over = threading.Event()
-
-    def stall(handler):
-        reply(b"PK", length=1000)(handler)
-        over.wait(PATIENCE)
-
-    content = grouplens_zip()
-    stalled, good = serve(stall), serve(reply(content))
-    routes = {
-        stalled: lambda: download(stalled, digest(content), seconds=5, stall=0.3),
-        good: lambda: download(good, digest(content)),
-    }
-    start = time.monotonic()
-    assert fetch_100k(tmp_path / "ml-100k.zip", routes, SHA256).ratings == RATINGS
-    over.set()
-    assert time.monotonic() - start < PATIENCE / 2
+# --- Networks ---------------------------------------------------------------------------------
 
 
 def test_without_any_network_the_ways_out_are_named(tmp_path):
@@ -331,27 +266,22 @@ def test_without_any_network_the_ways_out_are_named(tmp_path):
 
 
 def test_a_storm_of_sliders_while_it_trains_changes_the_next_run_only():
-    notebook = Notebook(valid=unhurried)
-    lab = TrainingLab(notebook.make, n_epochs=60)
-    lab.start(lr=0.01)
+    lab = TrainingLab(slow_run, n_epochs=60).start(lr=0.01)
     until(lambda: lab.runs)
 
     def storm(seed):
-        for lr in 10 ** np.random.default_rng(seed).uniform(-3, 0, 100):
-            lab.controls["lr"].slider.value = lr
+        slider = lab.controls["lr"].slider
+        for place in np.random.default_rng(seed).integers(len(slider.options), size=100):
+            slider.index = int(place)
 
-    threads = [threading.Thread(target=storm, args=(seed,)) for seed in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(storm, range(3)))
     lab.controls["lr"].slider.value = 0.1
     lab.wait(PATIENCE)
     assert [run.settings["lr"] for run in lab.runs] == [0.01]
     assert len(lab.runs[0].history) == 60
     lab.train_button.click()
     assert lab.wait(PATIENCE).runs[-1].settings["lr"] == pytest.approx(0.1)
-    assert notebook.most_at_once == 1
 
 
 # --- Security ---------------------------------------------------------------------------------

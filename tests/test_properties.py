@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data import tables
+from made_up import tables
 
 from nmf_helpers.data import (
     encode_column,
