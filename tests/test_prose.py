@@ -5,7 +5,7 @@ A Markdown cell lists the homes of its numbers in a comment at its end, one line
     <!-- homes
     0.807, 0.806: cell decay-table             printed by the code cell with that tag
     0.812: cell 03/decay-table, "AdamW"        by another notebook's, in a line with that text
-    0.268: claims iALS/imp10/ndcg@10           a path in benchmarks/claims.json; also folds, results
+    0.268: claims iALS/imp10/ndcg@10           a path in benchmarks/claims.json; likewise any JSON there
     3.18: reckoned scipy.stats.t.ppf(.975, 3)  Python with math, np, scipy, and claims("PATH") alike
     0.944: source Surprise's README            somebody else's figure
     0.85: example                              invented, or a setting
@@ -157,10 +157,11 @@ def is_home(number, home, path):
         other, _, tag = tag.rpartition("/")
         source = next(p for p in NOTEBOOKS if p.name.startswith(other)) if other else path
         return is_among(number, printed(source, tag, line.strip('"')))
-    if kind in ("claims", "folds", "results"):
+    files = [file.stem for file in (ROOT / "benchmarks").glob("*.json")]
+    if kind in files:
         return is_among(number, found_in(kind, where))
     if kind == "reckoned":
-        names = {file: one_from(file) for file in ("claims", "folds", "results")}
+        names = {file: one_from(file) for file in files}
         value = eval(where, {"math": math, "np": np, "scipy": scipy, **names})
         return is_among(number, np.ravel(value))
     if (kind == "source" and where) or home == "example":
