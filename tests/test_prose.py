@@ -5,7 +5,7 @@ A Markdown cell lists the homes of its numbers in a comment at its end, one line
     <!-- homes
     0.807, 0.806: cell decay-table             printed by the code cell with that tag
     0.812: cell 03/decay-table, "AdamW"        by another notebook's, in a line with that text
-    0.268: claims iALS/imp10/ndcg@10           a path in benchmarks/claims.json; likewise any JSON there
+    0.268: claims iALS/imp10/ndcg@10           a path in a JSON of benchmarks/
     3.18: reckoned scipy.stats.t.ppf(.975, 3)  Python with math, np, scipy, and claims("PATH") alike
     0.944: source Surprise's README            somebody else's figure
     0.85: example                              invented, or a setting
