@@ -49,7 +49,7 @@ def start_value(mean_rating, n_factors):
 
 
 # 1. With a single factor it is a mean with zeros added: Σ q·rating / (Σ q² + strength).
-# 2. Set the derivative by p to zero: you get (QᵀQ + strength · I) p = Qᵀ ratings, Q the films' rows.
+# 2. Set the derivative by p to zero: (QᵀQ + strength · I) p = Qᵀ ratings, Q the films' rows.
 # 3. numpy's linalg.solve takes that matrix and that right-hand side; eye(k) is I.
 @case("2.4", np.diag([1.0, 2.0]), np.array([3.0, 4.0]), 1, want=[1.5, 1.6], why="3 / 2 and 8 / 5")
 @case("2.4", more_q, stars[:9], 0.5)
