@@ -159,3 +159,24 @@ def test_importing_the_package_is_light():
 def test_the_readme_names_each_notebook():
     for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
         assert f"notebooks/{path.name}" in README, path.name
+
+
+def imported_by(modules):
+    """What any of these modules, or wings, imports of ours."""
+    package = ROOT / "nmf_helpers"
+    paths = [path for m in modules for path in (package / f"{m}.py", *(package / m).rglob("*.py"))]
+    text = "\n".join(path.read_text("utf-8") for path in paths if path.is_file())
+    names = re.findall(r"^ *from nmf_helpers import (.+)", text, re.M)
+    return {*re.findall(r"^ *from nmf_helpers\.(\w+)", text, re.M), *re.findall(r"\w+", str(names))}
+
+
+def test_the_map_names_every_module_and_its_arrows_are_imports():
+    drawn = re.search(r"```mermaid\nflowchart BT\n(.*?)```", README, re.S)[1]
+    named = dict(re.findall(r'(\w+)\["([^":]+)', drawn))
+    groups = {node: re.findall(r"\w+", words) for node, words in named.items()}
+    arrows = re.findall(r'(\w+)(?:\[".*?"\])? --> (\w+)', drawn)
+    assert len(arrows) > 10 and len(drawn.splitlines()) <= 20
+    for low, high in arrows:
+        assert {*groups[low]} & imported_by(groups[high]), f"{low} --> {high}"
+    modules = {path.stem for path in (ROOT / "nmf_helpers").glob("[a-z]*.py")}
+    assert modules <= {module for group in groups.values() for module in group}
