@@ -5,16 +5,14 @@ with d unknowns. Then users and items change places. There is no learning rate t
 user is one more solve.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from nmf_helpers.baselines import Baseline, Kind, pattern
-from nmf_helpers.checks import check_ids, check_matrix, check_memory, check_number
+from nmf_helpers.baselines import Baseline, Kind, setting
+from nmf_helpers.checks import check_ids, check_memory, pattern
 
 Equations = tuple[np.ndarray, np.ndarray]
 
@@ -38,12 +36,12 @@ def normal_equations(
     a = np.empty((n, d, d), dtype=v.dtype)
     a[:, i, j] = a[:, j, i] = weights @ (v[:, i] * v[:, j])
     a += precision
-    return a, same_pattern(weights, weights.data * targets) @ v + right
+    return a, pattern(weights, weights.data * targets) @ v + right
 
 
-def same_pattern(matrix: csr_array, data: np.ndarray) -> csr_array:
-    """Return a matrix with entries in the same places, and other values."""
-    return csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
+def solve(a: np.ndarray, *b: np.ndarray) -> np.ndarray:
+    """Solve A x = b for every row, (n, d, d), and each of several b, (n, d): (len(b), n, d)."""
+    return np.moveaxis(np.linalg.solve(a, np.stack(b, axis=-1)), -1, 0)
 
 
 def check_features(features: Any, n_items: int) -> np.ndarray:
@@ -54,9 +52,8 @@ def check_features(features: Any, n_items: int) -> np.ndarray:
             f"item_features has shape {features.shape}: it needs a row for each of the {n_items} "
             "columns of train, in the same order"
         )
-    if not np.isfinite(features).all():
-        wrong = np.argwhere(~np.isfinite(features))[0]
-        raise ValueError(f"item_features holds {features[tuple(wrong)]} for item {wrong[0]}")
+    for item, column in np.argwhere(~np.isfinite(features)):
+        raise ValueError(f"item_features holds {features[item, column]} for item {item}")
     return features
 
 
@@ -79,85 +76,46 @@ class ImplicitALS(Baseline):
 
     Parameters
     ----------
-    n_factors, n_rounds : int >= 1
+    n_factors, n_rounds : int
         A round solves for all users, then for all items.
-    l2, unobserved_weight : float > 0
+    l2, unobserved_weight, activity_power, l2_power : float
         The defaults suit MovieLens 100K; `l2` matters most.
-    activity_power, l2_power : float >= 0
     seed : int
     """
 
-    n_factors: int = 32
-    n_rounds: int = 10
-    l2: float = 6.5
-    unobserved_weight: float = 0.2
-    activity_power: float = 0.4
-    l2_power: float = 0.3
-    seed: int = 0
+    n_factors: int = setting(32, at_least=1, whole=True)
+    n_rounds: int = setting(10, at_least=1, whole=True)
+    l2: float = setting(6.5, above=0)
+    unobserved_weight: float = setting(0.2, above=0)
+    activity_power: float = setting(0.4, at_least=0)
+    l2_power: float = setting(0.3, at_least=0)
+    seed: int = setting(0, at_least=0, whole=True)
     kind: ClassVar[Kind] = "interactions"
 
     def fit(self, train: Any, item_features: Any = None) -> Self:
         """Learn from likes; `item_features`, shape (n_items, f), say what the items are."""
-        for name in "l2", "unobserved_weight":
-            check_number(name, getattr(self, name), above=0)
-        for name in "activity_power", "l2_power":
-            check_number(name, getattr(self, name), at_least=0)
-        for name, least in ("n_factors", 1), ("n_rounds", 1), ("seed", 0):
-            check_number(name, getattr(self, name), at_least=least, whole=True)
-        train = check_matrix("train", train, kind=self.kind)
-        n_bytes = 12 * max(train.shape) * self.n_factors**2
-        check_memory(f"ImplicitALS with n_factors={self.n_factors}", n_bytes, "use fewer factors")
-        if item_features is not None:
-            item_features = check_features(item_features, train.shape[1])
-        self._features = item_features
+        self._given_features = item_features
         return super().fit(train)
 
     def _fit(self, train: csr_array) -> None:
+        n_bytes = 12 * max(train.shape) * self.n_factors**2
+        check_memory(f"ImplicitALS with n_factors={self.n_factors}", n_bytes, "use fewer factors")
+        shape, f = (train.shape[1], self.n_factors), self._given_features
+        f = None if f is None else check_features(f, shape[0])
         users, items = pattern(train), pattern(train.T.tocsr())
-        n_likes, f = np.diff(users.indptr), self._features
-        self._mean_likes, self._n_users = n_likes.mean(), len(n_likes)
-        shape = train.shape[1], self.n_factors
+        n_likes, n_liked = np.diff(users.indptr), np.diff(items.indptr)
+        self._mean_likes = n_likes.mean()
         v = np.random.default_rng(self.seed).normal(0, 0.1 / self.n_factors**0.5, shape)
         p, identity = np.zeros(shape), np.eye(self.n_factors)
-        l2 = self._penalty(np.diff(items.indptr), train.nnz / shape[0], len(n_likes))[:, None]
+        l2 = self._penalty(n_liked, n_liked.mean(), len(n_likes))[:, None]  # (n_items, 1)
         for _ in range(self.n_rounds):
-            u = self._solve_users(users, v)
+            (u,) = solve(*self._user_equations(users, v))
             zeros = u.T @ (self._zero_weight(n_likes)[:, None] * u)  # (d, d): of all users
             precision = zeros + l2[:, :, None] * identity  # (n_items, d, d)
-            v = solve(*normal_equations(items, 1.0, u, precision, l2 * p))
+            (v,) = solve(*normal_equations(items, 1.0, u, precision, l2 * p))
             if f is not None:
                 p = f @ np.linalg.solve(f.T @ f + 100 * np.eye(f.shape[1]), f.T @ v)
-        self.user_vectors_, self.item_vectors_ = self._solve_users(users, v), v
-
-    def fold_in(self, items: Any) -> np.ndarray:
-        """Score all items, shape (n_items,), for a new user who likes `items`."""
-        u = self._solve_users(self._user(items), self.item_vectors_)
-        return (u @ self.item_vectors_.T)[0].astype(np.float32)
-
-    def explain(self, item: int, items: Any) -> np.ndarray:
-        """Say how much of an item's score comes from each of the `items` that a user likes.
-
-        Her vector is u = A⁻¹ Σ v[j], so that the score v[i]·u is the sum of v[i]·A⁻¹v[j].
-
-        Returns
-        -------
-        ndarray, shape (len(items),)
-            In the order of `items`; together they are ``fold_in(items)[item]``.
-        """
-        row, v = self._user(items), self.item_vectors_
-        (item,) = check_ids("item", [item], len(v))
-        a, _ = self._user_equations(row, v)
-        return (v[np.asarray(items)] @ np.linalg.solve(a[0], v[item])).astype(np.float32)
-
-    def _user(self, items: Any) -> csr_array:
-        n_items = self._fitted_shape()[1]
-        items = check_ids("items", items, n_items)
-        if len(np.unique(items)) < len(items):
-            raise ValueError("items names an item twice: each is liked once")
-        return csr_array((np.ones(len(items)), items, [0, len(items)]), shape=(1, n_items))
-
-    def _solve_users(self, rows: csr_array, v: np.ndarray) -> np.ndarray:
-        return solve(*self._user_equations(rows, v))  # (n, d)
+        (self.user_vectors_,), self.item_vectors_ = solve(*self._user_equations(users, v)), v
 
     def _user_equations(self, rows: csr_array, v: np.ndarray) -> Equations:
         n_likes = np.diff(rows.indptr)
@@ -173,10 +131,28 @@ class ImplicitALS(Baseline):
         others = self.unobserved_weight * n_others
         return self.l2 * ((n_likes + others) / (mean + others)) ** self.l2_power
 
+    def fold_in(self, items: Any) -> np.ndarray:
+        """Score all items, shape (n_items,), for a new user who likes `items`."""
+        (u,) = solve(*self._user_equations(self._row(items), self.item_vectors_))
+        return (u @ self.item_vectors_.T)[0].astype(np.float32)
+
+    def explain(self, item: int, items: Any) -> np.ndarray:
+        """Say how much of an item's score comes from each of the liked `items`: (len(items),).
+
+        Her vector is u = A⁻¹ Σ v[j], so that the score v[i]·u, which is ``fold_in(items)[item]``,
+        is the sum of v[i]·A⁻¹v[j].
+        """
+        row, v = self._row(items), self.item_vectors_
+        (item,) = check_ids("item", [item], len(v))
+        a, _ = self._user_equations(row, v)
+        return (v[np.asarray(items)] @ solve(a, v[[item]])[0, 0]).astype(np.float32)
+
+    def _row(self, items: Any) -> csr_array:
+        n_items = self._fitted_shape()[1]
+        items = check_ids("items", items, n_items)
+        if len(np.unique(items)) < len(items):
+            raise ValueError("items names an item twice: each is liked once")
+        return csr_array((np.ones(len(items)), items, [0, len(items)]), shape=(1, n_items))
+
     def _scores(self, users: np.ndarray) -> np.ndarray:
         return (self.user_vectors_[users] @ self.item_vectors_.T).astype(np.float32)
-
-
-def solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Solve A x = b for every row: shapes (n, d, d) and (n, d) give (n, d)."""
-    return np.linalg.solve(a, b[:, :, None])[:, :, 0]

@@ -4,7 +4,8 @@ All but EASE have one form, ``score = mean + user_bias[user] + item_bias[item]``
 user the items in the same order, so a model beats them only by knowing who likes what.
 """
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -12,10 +13,15 @@ from scipy import sparse
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import cg
 
-from nmf_helpers.checks import Scorer, check_matrix, check_memory, check_number
+from nmf_helpers.checks import Scorer, check_matrix, check_memory, check_number, pattern
 
 Biases = tuple[np.ndarray, np.ndarray]  # of users (n_users,) and of items (n_items,)
 Kind = Literal["ratings", "interactions"]
+
+
+def setting(default: Any, **limits: Any) -> Any:
+    """Declare a setting of a `Baseline`, with the limits that `check_number` holds it to."""
+    return field(default=default, metadata=limits)
 
 
 class Baseline(Scorer):
@@ -29,10 +35,18 @@ class Baseline(Scorer):
 
     def fit(self, train: Any) -> Self:
         """Learn from a sparse matrix or array (where 0 is "nothing there"); return self."""
+        self.check_settings()
         matrix = check_matrix("train", train, kind=self.kind)
-        self._fit(matrix.astype(np.float64))  # a copy: the caller's is never written to
-        self.shape_ = matrix.shape
+        fitted = copy(self)  # what fails halfway leaves all as it was
+        fitted._fit(matrix.astype(np.float64))  # a copy: the caller's is never written to
+        vars(self).update(vars(fitted), shape_=matrix.shape)
         return self
+
+    def check_settings(self) -> None:
+        """Raise a ValueError that names a setting out of its limits."""
+        for one in fields(self):  # type: ignore[arg-type]
+            if one.metadata:
+                check_number(one.name, getattr(self, one.name), **one.metadata)
 
     def _fit(self, train: csr_array) -> None:
         raise NotImplementedError
@@ -48,13 +62,11 @@ class _Additive(Baseline):
     def _fit(self, train: csr_array) -> None:
         mean = train.data.mean()
         train.data -= mean
-        rated = pattern(train)
-        biases = self._biases(train, rated.sum(axis=1), rated.sum(axis=0))
-        self.mean_, (self.user_bias_, self.item_bias_) = mean, biases
+        self.mean_, (self.user_bias_, self.item_bias_) = mean, self._biases(train)
 
-    def _biases(self, deviation: csr_array, per_user: np.ndarray, per_item: np.ndarray) -> Biases:
-        """Find the biases from rating - mean and the numbers of ratings."""
-        return np.zeros(len(per_user)), np.zeros(len(per_item))
+    def _biases(self, deviation: csr_array) -> Biases:
+        """Find the biases from rating - mean: 0, unless a subclass knows better."""
+        return np.zeros(deviation.shape[0]), np.zeros(deviation.shape[1])
 
     def _scores(self, users: np.ndarray) -> np.ndarray:
         left, right = (self.mean_ + self.user_bias_[users])[:, None], self.item_bias_[None, :]
@@ -62,12 +74,11 @@ class _Additive(Baseline):
         return np.add(left, right, out=scores, casting="same_kind")  # (len(users), n_items)
 
     def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        return self.mean_ + self.user_bias_[users] + self.item_bias_[items]
+        return self.mean_ + self.user_bias_[users] + self.item_bias_[items]  # (len(users),)
 
 
-def pattern(matrix: csr_array) -> csr_array:
-    """Return the matrix with a 1 in place of every entry."""
-    return csr_array((np.ones(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape)
+def _means(deviation: csr_array, axis: int) -> np.ndarray:
+    return deviation.sum(axis=axis) / np.maximum(pattern(deviation).sum(axis=axis), 1)
 
 
 @dataclass(eq=False)
@@ -79,16 +90,16 @@ class GlobalMean(_Additive):
 class UserMean(_Additive):
     """The mean of the user's ratings (the mean of all for a user who has none)."""
 
-    def _biases(self, deviation: csr_array, per_user: np.ndarray, per_item: np.ndarray) -> Biases:
-        return deviation.sum(axis=1) / np.maximum(per_user, 1), np.zeros(len(per_item))
+    def _biases(self, deviation: csr_array) -> Biases:
+        return _means(deviation, axis=1), np.zeros(deviation.shape[1])
 
 
 @dataclass(eq=False)
 class ItemMean(_Additive):
     """The mean of the item's ratings (the mean of all for an item that has none)."""
 
-    def _biases(self, deviation: csr_array, per_user: np.ndarray, per_item: np.ndarray) -> Biases:
-        return np.zeros(len(per_user)), deviation.sum(axis=0) / np.maximum(per_item, 1)
+    def _biases(self, deviation: csr_array) -> Biases:
+        return np.zeros(deviation.shape[0]), _means(deviation, axis=0)
 
 
 @dataclass(eq=False)
@@ -100,35 +111,35 @@ class BiasRidge(_Additive):
         Σ (rating - μ - b[user] - c[item])² + user_reg · Σ b² + item_reg · Σ c²
 
     Unlike a mean this is fair to an item that only severe users rated, and the bias of an item
-    rated once stays small: the penalty works like ``user_reg`` (``item_reg``) extra ratings that
-    equal μ. Koren (2008), "Factorization Meets the Neighborhood", equation 3, solved exactly.
+    rated once stays small: the penalty works like `user_reg` (`item_reg`) more ratings that equal
+    μ. Koren (2008), "Factorization Meets the Neighborhood", equation 3, solved exactly.
 
     Parameters
     ----------
-    user_reg, item_reg : float > 0
+    user_reg, item_reg : float
         In ratings. The defaults were chosen on a validation part of the training ratings, and
         suit MovieLens 100K and latest-small alike.
     """
 
-    user_reg: float = 5.0
-    item_reg: float = 3.0
+    user_reg: float = setting(5.0, above=0)
+    item_reg: float = setting(3.0, above=0)
 
-    def _biases(self, deviation: csr_array, per_user: np.ndarray, per_item: np.ndarray) -> Biases:
-        check_number("user_reg", self.user_reg, above=0)
-        check_number("item_reg", self.item_reg, above=0)
+    def _biases(self, deviation: csr_array) -> Biases:
         # The normal equations, with the users' biases above the items':
         #   [ ratings per user + user_reg   rated                       ] [b]   [ Σ per user ]
         #   [ ratedᵀ                        ratings per item + item_reg ] [c] = [ Σ per item ]
         rated = pattern(deviation)
-        diagonal = np.concatenate([per_user + self.user_reg, per_item + self.item_reg])
+        count, total = (
+            np.concatenate([m.sum(axis=1), m.sum(axis=0)]) for m in (rated, deviation)
+        )  # (n_users + n_items,)
+        diagonal = count + np.repeat([self.user_reg, self.item_reg], rated.shape)
         matrix = sparse.block_array([[None, rated], [rated.T, None]], format="csr")
         matrix = matrix + sparse.diags_array(diagonal, format="csr")
-        total = np.concatenate([deviation.sum(axis=1), deviation.sum(axis=0)])
         # Conjugate gradients: exact to 1e-8 in some twenty products with a sparse matrix.
         biases, failed = cg(matrix, total, rtol=1e-8, M=sparse.diags_array(1 / diagonal))
         if failed:
             raise ValueError("the biases did not settle: use a larger user_reg or item_reg")
-        return biases[: len(per_user)], biases[len(per_user) :]
+        return biases[: rated.shape[0]], biases[rated.shape[0] :]
 
 
 @dataclass(eq=False)
@@ -147,25 +158,21 @@ class EASE(Baseline):
     """Each item's score as a weighted sum of the items the user has: a linear autoencoder.
 
     With X the (n_users, n_items) matrix of ones where there is an interaction, ``weights_`` B
-    minimises
-
-        ‖X - X B‖² + l2 · ‖B‖²    where the diagonal of B is 0,
-
-    so that no item predicts itself. In closed form, with P = (XᵀX + l2·I)⁻¹:
-    B[i, j] = -P[i, j] / P[j, j]. (Steck 2019, "Embarrassingly Shallow Autoencoders for Sparse
-    Data".) Memory grows with n_items², time with n_items³.
+    minimises ``‖X - X B‖² + l2 · ‖B‖²`` with a diagonal of 0, so that no item predicts itself. In
+    closed form, with P = (XᵀX + l2·I)⁻¹: B[i, j] = -P[i, j] / P[j, j]. (Steck 2019,
+    "Embarrassingly Shallow Autoencoders for Sparse Data".) Memory grows with n_items², time with
+    n_items³.
 
     Parameters
     ----------
-    l2 : float > 0
+    l2 : float
         The default suits MovieLens 100K. A user without training items scores 0 everywhere.
     """
 
-    l2: float = 500.0
+    l2: float = setting(500.0, above=0)
     kind: ClassVar[Kind] = "interactions"
 
     def _fit(self, train: csr_array) -> None:
-        check_number("l2", self.l2, above=0)
         n_items = train.shape[1]
         size = f"EASE, which needs {n_items} x {n_items} items three times,"
         check_memory(size, 24 * n_items**2, "leave out the rare items, or use ImplicitALS")

@@ -16,14 +16,11 @@ distribution, and *Gibbs sampling* draws each in turn with the others held fixed
 Each single draw is *worse* than the best fit, as it has noise in it on purpose. Where the ratings
 leave no doubt the draws agree, elsewhere their errors cancel, and the average beats both.
 
-This is Salakhutdinov and Mnih, "Bayesian Probabilistic Matrix Factorization using Markov Chain
-Monte Carlo" (2008), with four additions, each of which can be left out. *Own noises*: some users
+This is Salakhutdinov and Mnih (2008), "Bayesian Probabilistic Matrix Factorization using Markov
+Chain Monte Carlo", with four additions, each of which can be left out. *Own noises*: some users
 rate at whim and some films divide. *Who rated what* says something about tastes before any rating
-is read, as in SVD++ (Koren, 2008), and so do *item features*, such as genre and year: see `_Side`.
-*Times*: ratings of one sitting share a mood, see `nmf_helpers.moods`.
-
-The scores of all users and items are kept, and so is a square matrix of the smaller side: this
-is for MovieLens 100K or 1M, not for 20M.
+is read, as in SVD++ (Koren, 2008), and so do *item features*: see `_Side`. *Times*: ratings of one
+sitting share a mood, see `nmf_helpers.moods`.
 """
 
 import time
@@ -35,9 +32,9 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array
 from scipy.stats import wishart
 
-from nmf_helpers.als import check_features, normal_equations, same_pattern
-from nmf_helpers.baselines import Baseline
-from nmf_helpers.checks import check_matrix, check_memory, check_number
+from nmf_helpers.als import check_features, normal_equations, solve
+from nmf_helpers.baselines import Baseline, setting
+from nmf_helpers.checks import check_matrix, check_memory, check_number, pattern
 from nmf_helpers.metrics import rmse
 from nmf_helpers.moods import Moods, check_seconds, check_times
 
@@ -49,37 +46,37 @@ Generator = np.random.Generator
 class BayesianMF(Baseline):
     """Bayesian matrix factorization; ``predict`` and ``score_matrix`` give averages over sweeps.
 
-    Inside, ratings are divided by a quarter of their range, so that any scale is like stars.
+    Ratings may be on any scale. The scores of all users and items are kept, and so is a square
+    matrix of the smaller side: this is for MovieLens 100K or 1M, not for 20M.
 
     Parameters
     ----------
-    n_factors : int >= 1
+    n_factors : int
         Averaging guards against overfitting, so there is no penalty to choose.
     n_sweeps, burn_in : int
         How often everything is drawn; the first `burn_in` sweeps still remember the random start,
         and are left out of the average.
     own_noises, who_rated_what : bool
         False leaves that part of the model out.
-    noise_prior_shape : float > 0
+    noise_prior_shape : float
         How much alike the noises of users, and of films, are taken to be: worth twice as many
         ratings with the noise of all.
-    count_power : float >= 0
+    count_power : float
         How much less than twice the evidence twice as many ratings are, in *who rated what*.
-    windows : sequence of int >= 1
+    windows : sequence of int
         Widths in seconds: a day, an hour, ten minutes, a minute, a second.
     seed : int
-        The same seed gives the same scores.
     """
 
-    n_factors: int = 16
-    n_sweeps: int = 560
-    burn_in: int = 40
+    n_factors: int = setting(16, at_least=1, whole=True)
+    n_sweeps: int = setting(560, at_least=1, whole=True)
+    burn_in: int = setting(40, at_least=0, whole=True)
     own_noises: bool = True
     who_rated_what: bool = True
-    noise_prior_shape: float = 8.0
-    count_power: float = 0.35
+    noise_prior_shape: float = setting(8.0, above=0)
+    count_power: float = setting(0.35, at_least=0)
     windows: Sequence[int] = (86400, 3600, 600, 60, 1)
-    seed: int = 0
+    seed: int = setting(0, at_least=0, whole=True)
     history: Sequence[dict[str, float]] = field(default=(), init=False, repr=False)
 
     def fit(self, train: Any, *, item_features: Any = None, times: Any = None) -> Self:
@@ -98,16 +95,7 @@ class BayesianMF(Baseline):
     ) -> Iterator[dict[str, float]]:
         """Fit as ``fit`` does, but stop after every sweep; the model can be used as it stands.
 
-        Parameters
-        ----------
-        train : sparse matrix or array, shape (n_users, n_items)
-            Ratings on any scale.
-        item_features : array, shape (n_items, f), optional
-            What is known of each item, as from `nmf_helpers.data.item_features`.
-        times : sparse matrix, shape (n_users, n_items), optional
-            When each rating of `train` was given, in seconds, as float64 or integers.
-        evaluate_on : dict of name to matrix, shape (n_users, n_items), optional
-            Ratings to follow, without their times. They change nothing.
+        Arguments are those of `nmf_helpers.recipes.bayesian`; followed ratings change nothing.
 
         Yields
         ------
@@ -123,12 +111,9 @@ class BayesianMF(Baseline):
             For a setting out of its range, features or times that do not belong to `train`, and
             ratings that nobody can learn from, or that need more memory than there is.
         """
-        for name, least in ("n_factors", 1), ("burn_in", 0), ("n_sweeps", 1), ("seed", 0):
-            check_number(name, getattr(self, name), at_least=least, whole=True)
+        self.check_settings()
         if self.n_sweeps <= self.burn_in:
             raise ValueError(f"n_sweeps={self.n_sweeps} must be above burn_in={self.burn_in}")
-        check_number("noise_prior_shape", self.noise_prior_shape, above=0)
-        check_number("count_power", self.count_power, at_least=0)
         for width in self.windows:
             check_number("each of windows", width, at_least=1, whole=True)
         train = check_matrix("train", train)
@@ -150,9 +135,9 @@ class BayesianMF(Baseline):
         rng, start = np.random.default_rng(self.seed), time.perf_counter()
         low, high = float(train.data.min()), float(train.data.max())
         mean, unit = float(train.data.mean(dtype=np.float64)), (high - low) / 4 or 1.0
-        y = ((train.data - mean) / unit).astype(np.float32)  # (n_ratings,)
+        y = ((train.data - mean) / unit).astype(np.float32)  # (n_ratings,): any scale is like stars
 
-        position = same_pattern(train, np.arange(train.nnz))
+        position = pattern(train, np.arange(train.nnz))
         power = self.count_power if self.who_rated_what else None
         sides = _Side(position, power), _Side(position.T.tocsr(), power, facts)
         user, item = np.repeat(np.arange(train.shape[0]), np.diff(train.indptr)), train.indices
@@ -162,24 +147,23 @@ class BayesianMF(Baseline):
         precision = np.ones_like(y)  # one over the variance of each rating's noise
         windows = None if seconds is None else Moods(user, seconds, self.windows)
         moods = np.zeros_like(y)  # what the windows add to each rating
-        running: dict[str, Any] = {}
 
         for sweep in range(1, self.n_sweeps + 1):
-            anew = sweep <= self.burn_in + 1  # averages start again
             for me, other in (0, 1), (1, 0):
-                prior = sides[me].draw_prior(thetas[me], rng)
-                args = y - moods, precision, thetas[other], *prior, rng
-                expected, thetas[me] = sides[me].draw(*args)
+                scatter, f = sides[me].draw_prior(thetas[me], rng)
+                expected, thetas[me] = sides[me].draw(
+                    y - moods, precision, thetas[other], scatter, f, rng
+                )
             left, right = with_ones(thetas[0], last=True), with_ones(thetas[1], last=False)
             residual = y - np.einsum("nd,nd->n", left[user], right[item])
+            anew = sweep <= self.burn_in + 1  # averages start again
             if windows:
                 moods = windows.draw(residual, precision, rng, anew)
             squared = (residual - moods) ** 2
             precision = draw_noises(squared, (user, item), own, prior_shape, rng)
 
             # Averaged are, of the items, what could be expected of the draw: less noise for free.
-            better = with_ones(expected, last=False)
-            scores = left @ better.T  # (n_users, n_items)
+            scores = left @ with_ones(expected, last=False).T  # (n_users, n_items)
             if anew:
                 self.shape_, self.mean_, self._unit, self._moods = train.shape, mean, unit, windows
                 self._sum, self._n_averaged = scores, 1
@@ -188,12 +172,9 @@ class BayesianMF(Baseline):
                 self._n_averaged += 1
             record = {"sweep": sweep, "noise": float(np.median(precision)) ** -0.5 * unit}
             for name, at in followed.items():
-                sample = np.einsum("nd,nd->n", left[at.row], right[at.col])
-                dots = np.einsum("nd,nd->n", left[at.row], better[at.col])
-                running[name] = dots if anew else running[name] + dots
-                average = running[name] / self._n_averaged
-                for column, dots in (f"{name}_sample_rmse", sample), (f"{name}_rmse", average):
-                    record[column] = rmse(mean + unit * dots, at.data, clip=(low, high))
+                sample = mean + unit * np.einsum("nd,nd->n", left[at.row], right[at.col])
+                record[f"{name}_sample_rmse"] = rmse(sample, at.data, clip=(low, high))
+                record[f"{name}_rmse"] = rmse(self._pairs(*at.coords), at.data, clip=(low, high))
             yield record | {"seconds": time.perf_counter() - start}
 
     def predict(self, users: Any, items: Any, times: Any = None) -> Array:
@@ -212,6 +193,9 @@ class BayesianMF(Baseline):
 
     def _scores(self, users: Array) -> Array:
         return self.mean_ + self._sum[users] * (self._unit / self._n_averaged)
+
+    def _pairs(self, users: Array, items: Array) -> Array:
+        return self.mean_ + self._sum[users, items] * (self._unit / self._n_averaged)
 
 
 class _Side:
@@ -235,7 +219,7 @@ class _Side:
         parts = [np.ones((position.shape[0], 1))] + ([] if features is None else [features])
         if power is not None:
             count = np.diff(position.indptr)
-            x = same_pattern(position, np.repeat(np.maximum(count, 1.0) ** -power, count)).toarray()
+            x = pattern(position, np.repeat(np.maximum(count, 1.0) ** -power, count)).toarray()
             parts.append(x / np.sqrt((x * x).sum(axis=1).mean()))  # a typical row has length 1
         x = np.hstack(parts[::-1])
         # From the smaller of X Xᵀ and Xᵀ X; they have the same s.
@@ -261,8 +245,8 @@ class _Side:
 
     def draw(
         self, y: Array, precision: Array, others: Array, scatter: Array, f: Array, rng: Generator
-    ) -> tuple[Array, Array]:
-        """Draw every θ given the other side's; return their means, and the draw: both (n, d).
+    ) -> Array:
+        """Draw every θ given the other side's; return their means and the draw, (2, n, d).
 
         With v = (other's factors, 1) and α the precision of a rating's noise, θ is normal with
         precision A = Λ + Σ α v vᵀ and mean A⁻¹ b, b = Λ F + Σ α v (y - other's bias): the normal
@@ -273,15 +257,11 @@ class _Side:
         """
         alpha, ids = precision[self.position.data], self.position.indices
         v = with_ones(others[:, :-1], last=True)  # (m, d)
-        weights, targets = (
-            same_pattern(self.position, alpha),
-            y[self.position.data] - others[ids, -1],
-        )
-        a, b = normal_equations(weights, targets, v, scatter, f @ scatter)
-        noise = same_pattern(self.position, np.sqrt(alpha) * normal(rng, len(alpha))) @ v
+        targets = y[self.position.data] - others[ids, -1]
+        a, b = normal_equations(pattern(self.position, alpha), targets, v, scatter, f @ scatter)
+        noise = pattern(self.position, np.sqrt(alpha) * normal(rng, len(alpha))) @ v
         noise += normal(rng, *noise.shape) @ np.linalg.cholesky(scatter).T
-        both = np.linalg.solve(a, np.stack([b, b + noise], axis=-1))  # (n, d, 2)
-        return both[:, :, 0], both[:, :, 1]
+        return solve(a, b, b + noise)
 
 
 def draw_noises(

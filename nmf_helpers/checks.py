@@ -1,9 +1,10 @@
-"""One way to refuse: a number, ids or a matrix that cannot be raise an error that says what can."""
+"""What all parts of the package refuse in one voice, and how every scorer is asked."""
 
 from __future__ import annotations
 
 import difflib
 import math
+import operator
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -12,43 +13,29 @@ import numpy as np
 import psutil
 import scipy.sparse as sp
 
+_HOLDS = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "below": operator.lt,
+    "at_most": operator.le,
+}
 
-def check_number(
-    name: str,
-    value: Any,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
-    whole: bool = False,
-) -> None:
-    """Raise a ValueError that names the number unless it is finite and in range."""
+
+def check_number(name: str, value: Any, *, whole: bool = False, **limits: float) -> None:
+    """Raise a ValueError unless a number is finite and `above`, `at_least`, … its limits."""
     good = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     good = good and math.isfinite(value)
-    good = good and (at_least is None or value >= at_least)
-    good = good and (above is None or value > above)
-    good = good and (below is None or value < below)
-    good = good and (at_most is None or value <= at_most)
-    if not good:
-        limits = {"at least": at_least, "above": above, "below": below, "at most": at_most}
-        named = [f"{word} {limit}" for word, limit in limits.items() if limit is not None]
-        kind = "a whole number" if whole else "a number"
-        wanted = ", ".join([kind, " and ".join(named)]) if named else kind
-        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+    if not (good and all(_HOLDS[word](value, limit) for word, limit in limits.items())):
+        named = " and ".join(f"{word.replace('_', ' ')} {limit}" for word, limit in limits.items())
+        wanted = "a whole number" if whole else "a number"
+        raise ValueError(f"{name} must be {wanted}{named and ', ' + named}, not {value!r}")
 
 
 def check_ids(name: str, ids: Any, n: int) -> np.ndarray:
-    """Return row or column numbers as an int64 array of shape (len(ids),).
+    """Return row or column numbers as int64, shape (len(ids),).
 
-    Raises
-    ------
-    ValueError
-        If they are not one-dimensional.
-    TypeError
-        If they are not whole numbers.
-    IndexError
-        If one of them is not in 0 … n - 1.
+    Raises a ValueError if they are not one-dimensional, a TypeError if they are not whole
+    numbers, an IndexError if they are not all in 0 … n - 1.
     """
     ids = np.asarray(ids)
     if ids.ndim != 1:
@@ -57,10 +44,8 @@ def check_ids(name: str, ids: Any, n: int) -> np.ndarray:
         raise TypeError(f"{name} must be whole numbers, not {ids.dtype}: encode them first")
     wrong = ids[(ids < 0) | (ids >= n)]
     if wrong.size:
-        raise IndexError(
-            f"{name} must lie between 0 and {n - 1}: {wrong[0]} does not. Raw ids have to be "
-            "encoded first (see encode_ratings)"
-        )
+        advice = "Raw ids have to be encoded first (see encode_ratings)"
+        raise IndexError(f"{name} must lie between 0 and {n - 1}: {wrong[0]} does not. {advice}")
     return ids.astype(np.int64)
 
 
@@ -85,65 +70,59 @@ def check_matrix(
 
     Parameters
     ----------
-    what : str
-        The name by which an error speaks of it.
-    matrix : sparse matrix or 2-D array, shape (n_users, n_items)
+    what, matrix : str and sparse matrix or 2-D array, shape (n_users, n_items)
         In an array a 0 means "nothing there"; in a sparse matrix a stored 0 is a rating of 0.
-    like : array, sparse matrix or (n_users, n_items), optional
-        What it must agree with in shape, called `like_name` in an error.
+    like, like_name : array, sparse matrix or (n_users, n_items), and str
+        What it must agree with in shape.
     kind : {"ratings", "interactions"}
         Among interactions a stored 0 is dropped, and a number below 0 refused.
 
     Raises
     ------
-    TypeError
-        For a table (DataFrame), or what is no matrix of numbers.
-    ValueError
-        For another shape, NaN or infinity, a dislike among likes, or a matrix without entries.
+    TypeError, ValueError
+        For a table (DataFrame), or what is no matrix of numbers; for another shape, NaN or
+        infinity, a dislike among likes, or a matrix without entries.
     """
-    if hasattr(matrix, "columns"):
-        raise TypeError(
-            f"{what} is a table ({type(matrix).__name__}), not a users x items matrix: "
-            "interaction_matrix(df) makes one of it"
-        )
-    if not sp.issparse(matrix):
+    is_table = hasattr(matrix, "columns")
+    if not (is_table or sp.issparse(matrix)):
         matrix = np.asarray(matrix)
-    if matrix.ndim != 2 or matrix.dtype.kind not in "buif":
+    if is_table or matrix.ndim != 2 or matrix.dtype.kind not in "buif":
+        name = type(matrix).__name__
+        found = f"a table ({name})" if is_table else f"{matrix.dtype} of shape {matrix.shape}"
         raise TypeError(
-            f"{what} must be a users x items matrix of numbers, not {matrix.dtype} of shape "
-            f"{matrix.shape}: interaction_matrix(df) makes one from a table of ratings"
+            f"{what} is {found}, not a users x items matrix of numbers: interaction_matrix(df) "
+            "makes one from a table of ratings"
         )
-    shape = None if like is None else tuple(getattr(like, "shape", like))
-    if shape is not None and tuple(matrix.shape) != shape:
+    shape = matrix.shape if like is None else tuple(getattr(like, "shape", like))
+    if matrix.shape != shape:
         raise ValueError(
-            f"{what} has shape {tuple(matrix.shape)}, {like_name} {shape}: number users and items "
-            "once for both (split one matrix, or encode_ratings(df, train) before "
-            "interaction_matrix), so that a row means the same user in each"
+            f"{what} has shape {matrix.shape}, {like_name} {shape}: number users and items once "
+            "for both, by splitting one matrix, or by encode_ratings(df, train)"
         )
     csr = sp.csr_array(matrix)
     if not csr.has_canonical_format:
         csr = csr.copy()
         csr.sum_duplicates()
-    bad = ~np.isfinite(csr.data)
-    if kind == "interactions":
-        bad |= csr.data < 0
-    if bad.any():
-        row, column = (axis[bad][0] for axis in csr.tocoo().coords)
-        value = csr.data[bad][0]
-        raise ValueError(
-            f"{what} holds {value:g} at user {row}, item {column} ({bad.sum()} such entries): "
-            + (
-                "a dislike is no interaction. Keep the likes: matrix.multiply(matrix > 0)"
-                if value < 0 and np.isfinite(value)
-                else "remove those entries first"
-            )
-        )
+    _check_entries(what, csr, kind)
     if kind == "interactions" and not csr.data.all():
         csr = csr.copy()
         csr.eliminate_zeros()
     if not (csr.nnz or may_be_empty):
         raise ValueError(f"{what} is empty: it has no entries to learn from or to measure with")
     return csr
+
+
+def _check_entries(what: str, csr: sp.csr_array, kind: str) -> None:
+    bad = ~np.isfinite(csr.data)
+    if kind == "interactions":
+        bad |= csr.data < 0
+    if bad.any():
+        row, column, value = (part[bad][0] for part in (*csr.tocoo().coords, csr.data))
+        way_out = "remove those entries first"
+        if -np.inf < value < 0:
+            way_out = "a dislike is no interaction. Keep the likes: matrix.multiply(matrix > 0)"
+        place = f"user {row}, item {column} ({bad.sum()} such entries)"
+        raise ValueError(f"{what} holds {value:g} at {place}: {way_out}")
 
 
 def check_scores(scores: np.ndarray, users: np.ndarray) -> np.ndarray:
@@ -156,18 +135,14 @@ def check_scores(scores: np.ndarray, users: np.ndarray) -> np.ndarray:
 
 
 def check_memory(what: str, n_bytes: float, way_out: str) -> None:
-    """Raise a ValueError if so much memory is not free, before it is asked for.
-
-    Asked for more than there is, the system may hand it out, and kill the process on writing.
-    """
+    """Raise a ValueError if so much memory is not free: the system might hand it out, and kill."""
     if n_bytes > psutil.virtual_memory().available:
-        raise ValueError(
-            f"{what} needs {n_bytes / 2**30:.3g} GiB, more than there is free: {way_out}"
-        )
+        size = f"{n_bytes / 2**30:.3g} GiB"
+        raise ValueError(f"{what} needs {size}, more than there is free: {way_out}")
 
 
 def nearest(what: str, name: str, known: Iterable[str]) -> str:
-    """Return `name` if it is known; otherwise raise an error that suggests the nearest one."""
+    """Return `name` if it is known; otherwise raise a ValueError that suggests the nearest one."""
     known = sorted(known)
     if name in known:
         return name
@@ -177,17 +152,19 @@ def nearest(what: str, name: str, known: Iterable[str]) -> str:
     raise ValueError(f"unknown {what} {name!r}: {hint}Known: {known}")
 
 
+def pattern(matrix: sp.csr_array, data: Any = 1.0) -> sp.csr_array:
+    """Return a matrix with entries in the same places and other values, by default 1."""
+    data = data if np.ndim(data) else np.full(matrix.nnz, data)
+    return sp.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
 class Scorer:
-    """What scores any user with any item, and what it refuses.
+    """What scores any user with any item, and refuses what cannot be scored.
 
     A subclass sets ``shape_`` once it can score, and writes ``_scores(users)``, and
-    ``_pairs(users, items)`` where single scores are cheaper than whole rows.
-
-    Raises
-    ------
-    RuntimeError, TypeError, IndexError, ValueError
-        Before ``fit``; for ids that are not whole numbers; for ids out of range; for other ids
-        that cannot be, too little memory, and scores that are NaN.
+    ``_pairs(users, items)`` where single scores are cheaper than whole rows. A RuntimeError is
+    raised before that, a ValueError for scores that are NaN or do not fit in memory; what is
+    raised for ids says `check_ids`.
     """
 
     shape_: tuple[int, int]  # (n_users, n_items)

@@ -6,38 +6,33 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from nmf_helpers.checks import check_matrix, check_number
+from nmf_helpers.checks import check_matrix, check_number, pattern
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PARTS_ABOVE = 500_000  # samples; fewer go with so few rows that the cache holds them all
 N_PARTS = 8
+WHAT, COLUMNS = "the matrix of interactions", ("userId", "movieId", "rating")
 
 Pair = tuple[Tensor, Tensor]
 Batch = tuple[tuple[Tensor, Tensor | Pair], Tensor]  # ((users, items), values), each (batch,)
 
 
 def full_batch(df: pd.DataFrame) -> Batch:
-    """Return all rows of an encoded table of ratings as one batch.
-
-    Raises
-    ------
-    ValueError
-        If the table has no rows.
-    """
-    if not len(df):
+    """Return all rows of an encoded table of ratings as one batch; no rows are a ValueError."""
+    if df.empty:
         raise ValueError(
             "the table of ratings is empty: were all its rows dropped as unknown to training? "
             "See df.attrs['dropped']"
         )
-    users = torch.tensor(df["userId"].to_numpy(), dtype=torch.long)  # (rows,)
-    items = torch.tensor(df["movieId"].to_numpy(), dtype=torch.long)  # (rows,)
-    return (users, items), torch.tensor(df["rating"].to_numpy(), dtype=torch.float32)
+    users, items, values = (torch.tensor(df[name].to_numpy()) for name in COLUMNS)  # (rows,)
+    return (users.long(), items.long()), values.float()
 
 
 class Interactions(Dataset[Batch]):
@@ -55,7 +50,7 @@ class Interactions(Dataset[Batch]):
     generator: torch.Generator | None = None  # of what is drawn while reading; nothing is, here
 
     def __init__(self, matrix: Any) -> None:
-        csr = check_matrix("the matrix of interactions", matrix, may_be_empty=True)
+        csr = check_matrix(WHAT, matrix, may_be_empty=True)
         self.n_users, self.n_items = csr.shape
         # Items and values are the matrix's own memory, if they have these types there. int32 is
         # enough and takes half of it; batches are widened as they leave.
@@ -85,10 +80,10 @@ class PairwiseInteractions(Interactions):
     Parameters
     ----------
     matrix : sparse matrix or array, shape (n_users, n_items)
-        The positives. A 0 that is stored is none, as in the metrics.
+        The positives. A 0 that is stored is none.
     exclude : sparse matrix or array of the same shape, optional
-        More entries that must not be drawn as negatives: the training matrix when `matrix`
-        holds the held-out items.
+        More entries that must not be drawn as negatives, whatever is stored there: the training
+        matrix when `matrix` holds the held-out items.
     generator : torch.Generator, optional
         Source of the draws; a fresh one seeded with 0 when None.
     skip_full : bool
@@ -109,22 +104,21 @@ class PairwiseInteractions(Interactions):
         *,
         skip_full: bool = False,
     ) -> None:
-        what = "the matrix of interactions"
-        csr = taken = check_matrix(what, matrix, kind="interactions", may_be_empty=True)
+        csr = taken = check_matrix(WHAT, matrix, kind="interactions", may_be_empty=True)
         if exclude is not None:
-            exclude = check_matrix("exclude", exclude, csr, like_name=what, may_be_empty=True)
-            taken = (csr != 0) + (exclude != 0)
+            exclude = check_matrix("exclude", exclude, csr, like_name=WHAT, may_be_empty=True)
+            taken = pattern(csr, True) + pattern(exclude, True)  # in which nothing cancels out
             taken.sort_indices()
         degree = np.diff(taken.indptr)
-        full = np.flatnonzero((degree == taken.shape[1]) & (np.diff(csr.indptr) > 0))
-        if len(full) and not skip_full:
+        is_full = (degree == taken.shape[1]) & (np.diff(csr.indptr) > 0)  # (n_users,)
+        if is_full.any() and not skip_full:
             raise ValueError(
-                f"user {full[0]} has interacted with all {csr.shape[1]} items, so there is no "
-                f"negative to draw ({len(full)} such user(s)): remove those rows from the matrix"
+                f"user {is_full.argmax()} has interacted with all {csr.shape[1]} items, so there "
+                f"is no negative to draw ({is_full.sum()} such user(s)): remove those rows from "
+                "the matrix"
             )
-        if len(full):
-            csr = csr.copy()
-            csr.data[np.isin(np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr)), full)] = 0
+        if is_full.any():
+            csr = sp.diags_array(~is_full, dtype=csr.dtype) @ csr
             csr.eliminate_zeros()
         super().__init__(csr)
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -140,8 +134,7 @@ class PairwiseInteractions(Interactions):
 
     def __getitem__(self, index: int | Tensor) -> Batch:
         (users, positives), values = super().__getitem__(index)
-        assert isinstance(positives, Tensor)
-        return (users, (positives, self.sample_negatives(users))), values
+        return (users, (positives, self.sample_negatives(users))), values  # type: ignore
 
     def sample_negatives(self, users: Tensor) -> Tensor:
         """Draw one item for each user, uniform over the items that the user has no entry for."""
@@ -174,18 +167,16 @@ class BatchIndices(Sampler[Tensor]):
     def __init__(self, indices: int | Tensor, batch_size: int, generator: torch.Generator) -> None:
         check_number("batch_size", batch_size, at_least=1, whole=True)
         self.shard = None if isinstance(indices, int) else indices.sort().values
-        self.n_samples = indices if isinstance(indices, int) else len(indices)
-        self.batch_size = int(batch_size)
-        self.generator = generator
+        n = self.n_samples = indices if isinstance(indices, int) else len(indices)
+        self.batch_size, self.generator = int(batch_size), generator
+        n_parts = N_PARTS if n > PARTS_ABOVE else 1
+        self.sizes = [len(range(part, n, n_parts)) for part in range(n_parts)]
 
     def __len__(self) -> int:
-        sizes = [self.n_samples]
-        if self.n_samples > PARTS_ABOVE:
-            sizes = [len(range(part, self.n_samples, N_PARTS)) for part in range(N_PARTS)]
-        return sum(-(-size // self.batch_size) for size in sizes)
+        return sum(-(-size // self.batch_size) for size in self.sizes)
 
     def __iter__(self) -> Iterator[Tensor]:
-        walk = self._parts() if self.n_samples > PARTS_ABOVE else self._shuffled()
+        walk = self._parts() if len(self.sizes) > 1 else self._shuffled()
         for batch in walk:
             yield batch if self.shard is None else self.shard[batch]
 
@@ -201,13 +192,11 @@ class BatchIndices(Sampler[Tensor]):
         touches few users, whose rows are read from memory once instead of fetched a thousand
         times, and nothing as long as the data is shuffled.
         """
-        n_rows = -(-self.n_samples // N_PARTS)
-        turn = torch.randint(N_PARTS, (n_rows,), generator=self.generator, dtype=torch.uint8)
+        starts = torch.arange(0, self.n_samples, N_PARTS)
+        turn = torch.randint(N_PARTS, starts.shape, generator=self.generator, dtype=torch.uint8)
         turn[-1] = 0  # the last row may be short: its samples go to the first parts
-        for part in range(N_PARTS):
-            indices = torch.arange(0, n_rows * N_PARTS, N_PARTS)
-            indices += (turn + part) % N_PARTS
-            yield from indices[: len(range(part, self.n_samples, N_PARTS))].split(self.batch_size)
+        for part, size in enumerate(self.sizes):
+            yield from (starts + (turn + part) % N_PARTS)[:size].split(self.batch_size)
 
 
 def batches(
@@ -221,21 +210,22 @@ def batches(
     With ``batch_size=None`` the loader passes each index *tensor* straight to the dataset,
     instead of a Python list of a thousand numbers to be looked up one by one.
     """
-    sampler = BatchIndices(len(dataset) if indices is None else indices, batch_size, generator)
+    walk = BatchIndices(len(dataset) if indices is None else indices, batch_size, generator)
     return DataLoader(
-        dataset, sampler=sampler, batch_size=None, collate_fn=_as_is, generator=generator
+        dataset, sampler=walk, batch_size=None, collate_fn=_as_is, generator=generator
     )
-
-
-def on_device(loader: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yield the batches, moved to a device."""
-    for (users, items), values in loader:
-        if device.type != "cpu":
-            users, values = users.to(device), values.to(device)
-            both = isinstance(items, tuple)
-            items = tuple(i.to(device) for i in items) if both else items.to(device)  # type: ignore
-        yield (users, items), values
 
 
 def _as_is(batch: Any) -> Any:
     return batch
+
+
+def on_device(loader: Iterable[Batch], device: torch.device) -> Iterable[Batch]:
+    """Yield the batches, moved to a device."""
+    return loader if device.type == "cpu" else (_moved(batch, device) for batch in loader)
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    if isinstance(part, Tensor):
+        return part.to(device)
+    return tuple(_moved(one, device) for one in part)

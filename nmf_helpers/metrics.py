@@ -1,22 +1,16 @@
 """How good are the scores? RMSE for ratings; AUC, precision, recall and nDCG for rankings.
 
 Scores come as an array of shape (n_users, n_items), or from a *scorer*: an object with
-``score_matrix(users) -> (len(users), n_items)``, such as a fitted pipeline or baseline. Higher
-is better. All ranking metrics follow one protocol:
+``score_matrix(users) -> (len(users), n_items)``, such as a fitted pipeline or baseline. Higher is
+better. All ranking metrics take what `evaluate` takes, raise what it raises, and have one protocol:
 
-- A user's *candidates* are the whole catalogue but the items in ``exclude``, as a rule those of
-  training. What is excluded is not ranked, and counts neither for nor against the scorer.
+- A user's *candidates* are all items but those in ``exclude``, as a rule those of training. What
+  is excluded is not ranked, and counts neither for nor against the scorer.
 - Every interaction in ``test`` is equally relevant, whatever its value.
 - The metric is a mean over the users who have a test item. The others are left out and counted.
-- Ties: a metric is its expected value when tied items are put in random order, so a tie neither
-  helps nor harms. For AUC and nDCG that is what scikit-learn computes (``roc_auc_score``;
-  ``ndcg_score`` with ``ignore_ties=False``).
+- Ties: a metric is its expected value when tied items are put in random order, as in scikit-learn
+  (``roc_auc_score``; ``ndcg_score`` with ``ignore_ties=False``).
 - An infinite score is a score like any other (``-inf`` puts an item last); NaN is refused.
-
-Arguments and errors of each metric are those of `evaluate`.
-
-Each user's scores are sorted once. Two binary searches find, for every test item, how many
-candidates lie above it and how many are tied with it: every metric is a formula in these two.
 """
 
 import difflib
@@ -27,10 +21,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+from scipy.sparse import csr_array, issparse
 
-from nmf_helpers.baselines import pattern
-from nmf_helpers.checks import check_matrix, check_number, check_scores, pick_pairs
+from nmf_helpers.checks import check_matrix, check_number, check_scores, pattern, pick_pairs
 
 _CHUNK_SCORES = 2**20  # held at once, 4 MiB of float32: memory does not grow with the users
 
@@ -50,11 +43,9 @@ def rmse(predictions: Any, ratings: Any, clip: tuple[float, float] | None = None
     TypeError, ValueError
         For a table instead of a matrix; for shapes that differ, no rating, NaN and infinity.
     """
-    scorer = hasattr(predictions, "predict") or hasattr(predictions, "score_matrix")
-    if scorer or sparse.issparse(ratings) or np.ndim(ratings) == 2:
+    if _is_scorer(predictions) or issparse(ratings) or np.ndim(ratings) == 2:
         predictions, ratings = _at_ratings(predictions, ratings)
-    predictions = np.asarray(predictions, dtype=np.float64)  # (n,)
-    ratings = np.asarray(ratings, dtype=np.float64)  # (n,)
+    predictions, ratings = (np.asarray(values, np.float64) for values in (predictions, ratings))
     if predictions.ndim != 1 or predictions.shape != ratings.shape:
         # (n, 1) against (n,) would broadcast to n² differences without a word.
         raise ValueError(
@@ -67,10 +58,9 @@ def rmse(predictions: Any, ratings: Any, clip: tuple[float, float] | None = None
         if not np.isfinite(values).all():
             raise ValueError(f"{name} contain NaN or infinity: did the training diverge?")
     if clip is not None:
-        low, high = clip
-        if not low < high:
+        if not clip[0] < clip[1]:
             raise ValueError(f"clip={clip!r} must be (low, high) with low < high")
-        predictions = predictions.clip(low, high)
+        predictions = predictions.clip(*clip)
     return float(np.sqrt(np.mean((predictions - ratings) ** 2)))
 
 
@@ -125,18 +115,15 @@ def evaluate(
     Parameters
     ----------
     scores : array of shape (n_users, n_items), or scorer
-    test : sparse matrix or array, shape (n_users, n_items)
-        The relevant items: everything that is not 0.
-    exclude : sparse matrix or array, shape (n_users, n_items), optional
-        The items left out of the ranking: every entry. Disjoint from `test`.
+    test, exclude : sparse matrices or arrays, shape (n_users, n_items)
+        Relevant is what is not 0 in `test`, left out of the ranking every entry of `exclude`.
     metrics : names
         ``"auc"``, ``"precision@k"``, ``"recall@k"`` or ``"ndcg@k"`` with a number for k.
 
     Returns
     -------
     dict
-        Each metric under its name; ``"n_users"`` with test items, over whom the means are taken;
-        ``"n_skipped"`` without any.
+        Each metric under its name; ``"n_users"`` with test items, ``"n_skipped"`` without.
 
     Raises
     ------
@@ -162,9 +149,7 @@ def parse_metric(name: str) -> tuple[str, int | None]:
     near = "".join(difflib.get_close_matches(word, _METRICS, n=1, cutoff=0.5))
     meant = near if near == "auc" else f"{near}@{digits or 10}"
     hint = f"did you mean {meant!r}? " if near else ""
-    raise ValueError(
-        f"unknown metric {name!r}: {hint}Known are 'auc', 'precision@k', 'recall@k' and 'ndcg@k'"
-    )
+    raise ValueError(f"unknown metric {name!r}: {hint}Known: auc, precision@k, recall@k, ndcg@k")
 
 
 def _check_k(k: int) -> int:
@@ -172,22 +157,26 @@ def _check_k(k: int) -> int:
     return k
 
 
-# --- From ranks to metrics: one value for each user ------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Ranks:
     """Where the test items of all evaluated users, user after user, stand among candidates."""
 
+    n_skipped: int  # users without test items
     n_above: np.ndarray  # (n_test_items,) candidates with a higher score
     n_tied: np.ndarray  # (n_test_items,) candidates with the same score, itself included
     n_test: np.ndarray  # (n_users,) test items of each user, at least 1
     n_candidates: np.ndarray  # (n_users,)
-    n_skipped: int  # users without test items
 
     def sum_by_user(self, values: np.ndarray) -> np.ndarray:
         first = np.cumsum(self.n_test) - self.n_test  # where each user's test items begin
         return np.add.reduceat(values, first)  # (n_test_items,) -> (n_users,)
+
+    def gain(self, worth: np.ndarray) -> np.ndarray:
+        """Add up what the places of each user's test items are worth: the k first, `worth`."""
+        total = np.append(0, np.cumsum(worth))  # [n]: what the first n places are worth together
+        # A group of tied items takes the places n_above + 1 ... n_above + n_tied, in random order.
+        begin, end = np.minimum([self.n_above, self.n_above + self.n_tied], len(worth))
+        return self.sum_by_user((total[end] - total[begin]) / self.n_tied)
 
 
 def _auc(ranks: _Ranks, k: None = None) -> np.ndarray:
@@ -203,40 +192,59 @@ def _auc(ranks: _Ranks, k: None = None) -> np.ndarray:
     return won[defined] / (ranks.n_test * n_others)[defined]
 
 
-def _hits(ranks: _Ranks, k: int) -> np.ndarray:
-    # A group of tied items takes the places n_above + 1 ... n_above + n_tied, in random order.
-    chance = np.clip((k - ranks.n_above) / ranks.n_tied, 0, 1)  # to be among the first k
-    return ranks.sum_by_user(chance)
-
-
 def _ndcg(ranks: _Ranks, k: int) -> np.ndarray:
-    gain = np.zeros(k + 1)  # gain[n] = what the first n places are worth together
-    gain[1:] = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
-    begin = np.minimum(ranks.n_above, k)
-    end = np.minimum(ranks.n_above + ranks.n_tied, k)
-    dcg = ranks.sum_by_user((gain[end] - gain[begin]) / ranks.n_tied)
-    return dcg / gain[np.minimum(ranks.n_test, k)]
+    worth = 1 / np.log2(np.arange(2, k + 2))
+    return ranks.gain(worth) / np.cumsum(worth)[np.minimum(ranks.n_test, k) - 1]
 
 
 _METRICS: dict[str, Callable[[_Ranks, Any], np.ndarray]] = {
     "auc": _auc,
-    "precision": lambda ranks, k: _hits(ranks, k) / k,
-    "recall": lambda ranks, k: _hits(ranks, k) / ranks.n_test,
+    "precision": lambda ranks, k: ranks.gain(np.ones(k)) / k,
+    "recall": lambda ranks, k: ranks.gain(np.ones(k)) / ranks.n_test,
     "ndcg": _ndcg,
 }
 
 
-# --- From scores to ranks --------------------------------------------------------------------
-
-
 def _rank(scores: Any, test: Any, exclude: Any, ks: Iterable[int | None]) -> _Ranks:
-    scores, shape = _scores_and_shape(scores)
-    test = check_matrix("test", test, shape, "interactions", like_name="the scorer")
+    """Sort each user's scores once; two binary searches place every test item among them."""
+    scores, test = _check_against(scores, "test", test, "interactions")
     n_users, n_items = test.shape
-    k = max((k or 1 for k in ks), default=1)
-    if k > n_items:
+    if (k := max((k or 1 for k in ks), default=1)) > n_items:
         raise ValueError(f"k={k} is more than the catalogue has items ({n_items})")
-    exclude = sparse.csr_array(test.shape) if exclude is None else exclude
+    exclude = _check_exclude(exclude, test)
+    users = np.flatnonzero(np.diff(test.indptr))
+    n_rows, parts = max(1, _CHUNK_SCORES // n_items), []
+    for chunk in np.split(users, range(n_rows, len(users), n_rows)):
+        own, hidden = test[chunk].tocoo(), exclude[chunk].tocoo()
+        n_test, n_hidden = (np.bincount(part.row, minlength=len(chunk)) for part in (own, hidden))
+        rows = _score_rows(scores, n_items, chunk)  # (chunk, n_items), ours to overwrite
+        own_scores = rows[own.coords]
+        rows[hidden.coords] = -np.inf  # to the front of the sorted row
+        rows.sort(axis=1)
+        check_scores(rows[:, -1:], chunk)  # NaN sorts last
+        n_not_above = _count(rows, own.row, own_scores, np.less_equal)
+        # A candidate scored -inf is tied with what is hidden, but that doesn't count.
+        n_below = np.maximum(_count(rows, own.row, own_scores, np.less), n_hidden[own.row])
+        parts.append((n_items - n_not_above, n_not_above - n_below, n_test, n_items - n_hidden))
+    placed = [np.concatenate(part) for part in zip(*parts, strict=True)]
+    return _Ranks(n_users - len(users), *placed)
+
+
+def _count(rows: np.ndarray, row: np.ndarray, values: np.ndarray, below: Callable) -> np.ndarray:
+    """Count the numbers in sorted row ``row[i]`` for which ``below(number, values[i])`` holds.
+
+    All at once, one halving after another: faster than `searchsorted` in a loop over the rows.
+    """
+    n = rows.shape[1]
+    count = np.zeros(len(row), dtype=np.int64)
+    for step in 2 ** np.arange(n.bit_length())[::-1]:
+        last = count + step - 1  # place of the last number, if there are so many more
+        count += step * ((last < n) & below(rows[row, np.minimum(last, n - 1)], values))
+    return count
+
+
+def _check_exclude(exclude: Any, test: csr_array) -> csr_array:
+    exclude = csr_array(test.shape) if exclude is None else exclude
     exclude = check_matrix("exclude", exclude, test, like_name="test", may_be_empty=True)
     both = (test * pattern(exclude)).tocoo()
     if both.nnz:
@@ -245,77 +253,39 @@ def _rank(scores: Any, test: Any, exclude: Any, ks: Iterable[int | None]) -> _Ra
             f"{both.col[0]} for one). What is excluded is not ranked, so it cannot be tested: "
             "make the two disjoint (see leave_n_out), or leave exclude out to rank everything"
         )
-    users = np.flatnonzero(np.diff(test.indptr))
-    test, exclude = test[users], exclude[users]
-    n_test, n_excluded = (np.diff(part.indptr).astype(np.int64) for part in (test, exclude))
-    # The row of each entry; all entries are laid end to end, user after user.
-    test_row, excluded_row = (np.repeat(np.arange(len(users)), n) for n in (n_test, n_excluded))
-    n_below, n_not_above = np.empty_like(test_row), np.empty_like(test_row)
-    n_rows = max(1, _CHUNK_SCORES // n_items)
-    for start in range(0, len(users), n_rows):
-        chunk = users[start : start + n_rows]
-        rows = _score_rows(scores, chunk, n_items)  # (chunk, n_items), ours to overwrite
-        own, hidden = (
-            slice(*np.searchsorted(entries, [start, start + n_rows]))
-            for entries in (test_row, excluded_row)
-        )
-        row = test_row[own] - start
-        own_scores = rows[row, test.indices[own]]
-        # To the front of the sorted row:
-        rows[excluded_row[hidden] - start, exclude.indices[hidden]] = -np.inf
-        rows.sort(axis=1)
-        check_scores(rows[:, -1:], chunk)  # NaN sorts last
-        n_below[own] = _bisect(rows, row, own_scores, np.less)
-        n_not_above[own] = _bisect(rows, row, own_scores, np.less_equal)
-    # A candidate scored -inf is tied with what is excluded, but that doesn't count.
-    n_below = np.maximum(n_below, n_excluded[test_row])
-    n_above, n_tied = n_items - n_not_above, n_not_above - n_below
-    return _Ranks(n_above, n_tied, n_test, n_items - n_excluded, n_users - len(users))
+    return exclude
 
 
-def _bisect(rows: np.ndarray, row: np.ndarray, values: np.ndarray, below: Callable) -> np.ndarray:
-    """Count the numbers in sorted row ``row[i]`` for which ``below(number, values[i])`` holds.
-
-    All at once, one halving after another: faster than `searchsorted` in a loop over the rows.
-    """
-    n = rows.shape[1]
-    flat, before = rows.ravel(), row * n - 1
-    count = np.zeros(len(row), dtype=np.int64)
-    for step in 2 ** np.arange(n.bit_length())[::-1]:
-        more = count + step
-        holds = below(flat[before + np.minimum(more, n)], values) & (more <= n)
-        count += holds * step
-    return count
+def _is_scorer(scores: Any) -> bool:
+    return hasattr(scores, "score_matrix") or hasattr(scores, "predict")
 
 
-def _scores_and_shape(scores: Any) -> tuple[Any, tuple[int, int] | None]:
-    """Tell a scorer from an array, and what shape its scores have, if it says so."""
-    if hasattr(scores, "score_matrix") or hasattr(scores, "predict"):
-        return scores, getattr(scores, "shape_", None)
-    scores = np.asarray(scores)
-    return scores, scores.shape
+def _check_against(scores: Any, name: str, matrix: Any, kind: Any) -> tuple[Any, csr_array]:
+    """Return a scorer or an array, and the matrix that it is compared with, of the same shape."""
+    scores = scores if _is_scorer(scores) else np.asarray(scores)
+    shape = getattr(scores, "shape_" if _is_scorer(scores) else "shape", None)
+    return scores, check_matrix(name, matrix, shape, kind, like_name="the scorer")
 
 
-def _score_rows(scores: Any, users: np.ndarray, n_items: int) -> np.ndarray:
-    """Scores of some users, checked for their shape, in an array of our own."""
-    array = isinstance(scores, np.ndarray)
-    rows = np.array(scores[users] if array else scores.score_matrix(users))  # may be lent: a copy
+def _score_rows(scores: Any, n_items: int, users: np.ndarray) -> np.ndarray:
+    """Scores of some users, (len(users), n_items), in an array of our own."""
+    rows = np.asarray(scores.score_matrix(users) if _is_scorer(scores) else scores[users])
     if rows.shape != (len(users), n_items):
         raise ValueError(
             f"score_matrix returned {rows.shape} for {len(users)} users and {n_items} items: "
             "scorer and matrix must number users and items alike"
         )
-    return rows if np.issubdtype(rows.dtype, np.floating) else rows.astype(np.float64)
+    # A copy, as they may be lent; whole numbers as doubles.
+    return np.array(rows, dtype=rows.dtype if rows.dtype.kind == "f" else np.float64)
 
 
 def _at_ratings(scores: Any, ratings: Any) -> tuple[np.ndarray, np.ndarray]:
     """Predictions and ratings, shape (n,) each, at the entries of a matrix of ratings."""
-    scores, shape = _scores_and_shape(scores)
-    ratings = check_matrix("ratings", ratings, shape, like_name="the scorer").tocoo()
-    users, items = ratings.coords
+    scores, ratings = _check_against(scores, "ratings", ratings, "ratings")
+    users, items = ratings.tocoo().coords
     if hasattr(scores, "predict"):
         return scores.predict(users, items), ratings.data
-    if isinstance(scores, np.ndarray):
+    if not _is_scorer(scores):
         return scores[users, items], ratings.data
-    rows_of = partial(_score_rows, scores, n_items=ratings.shape[1])
+    rows_of = partial(_score_rows, scores, ratings.shape[1])
     return pick_pairs(rows_of, users, items, ratings.shape[1]), ratings.data

@@ -87,9 +87,8 @@ def check_seconds(times: Any, n: int) -> Array:
     times = np.asarray(times)
     if times.shape != (n,):
         raise ValueError(f"times has shape {times.shape}: it needs one for each of {n} pairs")
-    bad = ~((times >= 0) & (times < 2**40))  # NaN is neither
-    if bad.any():
-        raise ValueError(f"times must be seconds, at least 0, not {times[bad][0]}")
+    for wrong in times[~((times >= 0) & (times < 2**40))]:  # NaN is neither
+        raise ValueError(f"times must be seconds, at least 0, not {wrong}")
     if times.dtype == np.float32 and (times > 2**24).any():
         raise ValueError("times in float32 are rounded to minutes: give float64 or integers")
     return times

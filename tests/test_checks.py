@@ -89,8 +89,12 @@ def test_a_stored_zero_is_a_rating_but_no_interaction():
     ("matrix", "error", "says"),
     [
         (pd.DataFrame({"userId": [1]}), TypeError, r"a table \(DataFrame\).*interaction_matrix"),
-        (sparse.coo_array([1.0, 2.0]), TypeError, r"not float64 of shape \(2,\)"),
-        (None, TypeError, "of numbers, not object"),
+        (
+            sparse.coo_array([1.0, 2.0]),
+            TypeError,
+            r"is float64 of shape \(2,\), not a users x items",
+        ),
+        (None, TypeError, "is object of shape .*, not a users x items matrix of numbers"),
         ([[1.0, math.nan]], ValueError, r"nan at user 0, item 1 \(1 such entries\): remove"),
         ([[math.inf, -math.inf]], ValueError, r"inf at user 0, item 0 \(2 such entries\)"),
         (sparse.csr_matrix((3, 0)), ValueError, "is empty"),
