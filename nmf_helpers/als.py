@@ -11,8 +11,16 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy.sparse import csr_array
 
-from nmf_helpers.baselines import Baseline, Kind, setting
-from nmf_helpers.checks import check_ids, check_memory, pattern
+from nmf_helpers.baselines import Baseline, Kind
+from nmf_helpers.checks import (
+    AtLeastOne,
+    Natural,
+    NotNegative,
+    Positive,
+    check_ids,
+    check_memory,
+    pattern,
+)
 
 Equations = tuple[np.ndarray, np.ndarray]
 
@@ -83,13 +91,13 @@ class ImplicitALS(Baseline):
     seed : int
     """
 
-    n_factors: int = setting(32, at_least=1, whole=True)
-    n_rounds: int = setting(10, at_least=1, whole=True)
-    l2: float = setting(6.5, above=0)
-    unobserved_weight: float = setting(0.2, above=0)
-    activity_power: float = setting(0.4, at_least=0)
-    l2_power: float = setting(0.3, at_least=0)
-    seed: int = setting(0, at_least=0, whole=True)
+    n_factors: AtLeastOne = 32
+    n_rounds: AtLeastOne = 10
+    l2: Positive = 6.5
+    unobserved_weight: Positive = 0.2
+    activity_power: NotNegative = 0.4
+    l2_power: NotNegative = 0.3
+    seed: Natural = 0
     kind: ClassVar[Kind] = "interactions"
 
     def fit(self, train: Any, item_features: Any = None) -> Self:

@@ -5,23 +5,18 @@ user the items in the same order, so a model beats them only by knowing who like
 """
 
 from copy import copy
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import cg
 
-from nmf_helpers.checks import Scorer, check_matrix, check_memory, check_number, pattern
+from nmf_helpers.checks import Positive, Scorer, check_matrix, check_memory, check_number, pattern
 
 Biases = tuple[np.ndarray, np.ndarray]  # of users (n_users,) and of items (n_items,)
 Kind = Literal["ratings", "interactions"]
-
-
-def setting(default: Any, **limits: Any) -> Any:
-    """Declare a setting of a `Baseline`, with the limits that `check_number` holds it to."""
-    return field(default=default, metadata=limits)
 
 
 class Baseline(Scorer):
@@ -44,9 +39,9 @@ class Baseline(Scorer):
 
     def check_settings(self) -> None:
         """Raise a ValueError that names a setting out of its limits."""
-        for one in fields(self):  # type: ignore[arg-type]
-            if one.metadata:
-                check_number(one.name, getattr(self, one.name), **one.metadata)
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            for limits in getattr(hint, "__metadata__", ()):
+                check_number(name, getattr(self, name), **limits)
 
     def _fit(self, train: csr_array) -> None:
         raise NotImplementedError
@@ -121,8 +116,8 @@ class BiasRidge(_Additive):
         suit MovieLens 100K and latest-small alike.
     """
 
-    user_reg: float = setting(5.0, above=0)
-    item_reg: float = setting(3.0, above=0)
+    user_reg: Positive = 5.0
+    item_reg: Positive = 3.0
 
     def _biases(self, deviation: csr_array) -> Biases:
         # The normal equations, with the users' biases above the items':
@@ -169,7 +164,7 @@ class EASE(Baseline):
         The default suits MovieLens 100K. A user without training items scores 0 everywhere.
     """
 
-    l2: float = setting(500.0, above=0)
+    l2: Positive = 500.0
     kind: ClassVar[Kind] = "interactions"
 
     def _fit(self, train: csr_array) -> None:

@@ -33,8 +33,17 @@ from scipy.sparse import coo_array, csr_array
 from scipy.stats import wishart
 
 from nmf_helpers.als import check_features, normal_equations, solve
-from nmf_helpers.baselines import Baseline, setting
-from nmf_helpers.checks import check_matrix, check_memory, check_number, pattern
+from nmf_helpers.baselines import Baseline
+from nmf_helpers.checks import (
+    AtLeastOne,
+    Natural,
+    NotNegative,
+    Positive,
+    check_matrix,
+    check_memory,
+    check_number,
+    pattern,
+)
 from nmf_helpers.metrics import rmse
 from nmf_helpers.moods import Moods, check_seconds, check_times
 
@@ -68,15 +77,15 @@ class BayesianMF(Baseline):
     seed : int
     """
 
-    n_factors: int = setting(16, at_least=1, whole=True)
-    n_sweeps: int = setting(560, at_least=1, whole=True)
-    burn_in: int = setting(40, at_least=0, whole=True)
+    n_factors: AtLeastOne = 16
+    n_sweeps: AtLeastOne = 560
+    burn_in: Natural = 40
     own_noises: bool = True
     who_rated_what: bool = True
-    noise_prior_shape: float = setting(8.0, above=0)
-    count_power: float = setting(0.35, at_least=0)
+    noise_prior_shape: Positive = 8.0
+    count_power: NotNegative = 0.35
     windows: Sequence[int] = (86400, 3600, 600, 60, 1)
-    seed: int = setting(0, at_least=0, whole=True)
+    seed: Natural = 0
     history: Sequence[dict[str, float]] = field(default=(), init=False, repr=False)
 
     def fit(self, train: Any, *, item_features: Any = None, times: Any = None) -> Self:

@@ -7,11 +7,21 @@ import math
 import operator
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import psutil
 import scipy.sparse as sp
+
+# What a setting may be is said where it is declared: `l2: Positive`.
+AtLeastOne = Annotated[int, {"at_least": 1, "whole": True}]
+Count = Annotated[int | None, {"at_least": 1, "whole": True}]  # None where it is the default
+Natural = Annotated[int, {"at_least": 0, "whole": True}]
+Positive = Annotated[float, {"above": 0}]
+NotNegative = Annotated[float, {"at_least": 0}]
+Chance = Annotated[float | None, {"at_least": 0, "at_most": 1}]
+Fraction = Annotated[float, {"above": 0, "below": 1}]
+Seed = Annotated[int, {"at_least": 0, "at_most": 2**32 - 1, "whole": True}]
 
 _HOLDS = {
     "at_least": operator.ge,

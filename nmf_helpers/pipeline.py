@@ -18,22 +18,23 @@ import scipy.sparse as sp
 import torch
 from torch import nn
 
+from nmf_helpers import checks as takes
 from nmf_helpers import metrics as scores
 from nmf_helpers import models, saving, training
-from nmf_helpers import settings as takes
 from nmf_helpers.bpr import BPRStep
 from nmf_helpers.checks import Scorer, check_matrix, check_number, nearest
 from nmf_helpers.history import History, Record
 from nmf_helpers.hogwild import train_hogwild
 from nmf_helpers.interactions import Interactions, PairwiseInteractions, batches, on_device
 from nmf_helpers.losses import LOSSES, bpr_loss
+from nmf_helpers.settings import Settings, find_device, name_of
 
 MODELS = {model.__name__: model for model in (models.MF, models.BiasedMF, models.CollabFNet)}
 NAMED: dict[str, Mapping] = {"model": MODELS, "optimizer": training.OPTIMIZERS, "loss": LOSSES}
 _TURN = RLock()  # held by the thread whose pipeline uses PyTorch's own random generator
 
 
-class Pipeline(takes.Settings, Scorer):
+class Pipeline(Settings, Scorer):
     """Train a model on a matrix of interactions and follow how well it does.
 
     Every setting is an attribute of its own name. `lr`, `weight_decay`, `n_epochs`, `batch_size`
@@ -104,7 +105,7 @@ class Pipeline(takes.Settings, Scorer):
         rated = self.train.nnz and not self.pairwise  # pairs have no mean
         mean = float(self.train.data.mean()) / rating_unit if rated else 0.0
         self.model_options = self.check_options(model, model_options, mean)
-        self._device = takes.find_device(device, n_workers)
+        self._device = find_device(device, n_workers)
         self.history = History()
         self._generator = torch.Generator()  # of the order of samples and of negatives
         with self._seeded(epoch=0):  # before the model is built, or its weights are not seeded
@@ -326,9 +327,7 @@ class Pipeline(takes.Settings, Scorer):
     def save(self, path: str | os.PathLike) -> None:
         """Write everything but the matrices to a file, all of it or nothing."""
         settings = self.settings | {"model": type(self.model), "loss": self._loss}
-        settings |= {
-            what: takes.name_of(what, settings[what], known) for what, known in NAMED.items()
-        }
+        settings |= {what: name_of(what, settings[what], known) for what, known in NAMED.items()}
         optimizer = getattr(self._step, "optimizer", None)  # RowSGD has nothing to remember
         saving.write(path, {
             "shape": self.shape_, "rating_range": self.rating_range, "settings": settings,

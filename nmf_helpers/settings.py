@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hints
 
 import numpy as np
 import torch
 
 from nmf_helpers.checks import check_number, nearest
 
-# What a keyword may be is said where it is declared: `lr: Positive`, `init: Literal[...]`.
-Count = Annotated[int | None, {"at_least": 1, "whole": True}]  # None where it is the default
-Natural = Annotated[int, {"at_least": 0, "whole": True}]
-Positive = Annotated[float, {"above": 0}]
-NotNegative = Annotated[float, {"at_least": 0}]
-Chance = Annotated[float | None, {"at_least": 0, "at_most": 1}]
-Fraction = Annotated[float, {"above": 0, "below": 1}]
-Seed = Annotated[int, {"at_least": 0, "at_most": 2**32 - 1, "whole": True}]
 ANY_TIME = ("lr", "weight_decay", "n_epochs", "batch_size", "verbose")
 
 
