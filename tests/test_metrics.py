@@ -319,7 +319,7 @@ def test_an_entry_cannot_be_in_test_and_in_exclude():
 
 def test_the_held_out_matrix_is_no_table_and_has_no_nan_no_dislike_and_an_entry():
     scores, test = np.zeros((1, 2)), np.array([[0, 1]])
-    with pytest.raises(TypeError, match="test is int64 of shape .* not a users x items matrix"):
+    with pytest.raises(TypeError, match=r"test is int64 of shape .* not a users x items matrix"):
         auc(scores, np.array([0, 1]))
     for judge in (rmse, auc):
         with pytest.raises(TypeError, match=r"is a table"):
