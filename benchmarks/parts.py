@@ -325,7 +325,7 @@ RULER = [
 TABLES: dict[str, list[Row]] = {
     "rating": RATING, "last day": LAST_DAY, "ranking": RANKING, "loss": LOSS, "ruler": RULER,
 }  # fmt: skip
-ROOTS = "rating", "last day"  # their figure is a root of a mean
+FIGURES = {"rating": "RMSE", "last day": "RMSE", "ranking": "nDCG@10", "loss": "nDCG@10"}
 
 
 def measure(rows: list[Row], root: bool) -> dict[str, dict]:
@@ -367,10 +367,24 @@ def table(rows: dict[str, dict], figure: str) -> str:
     for name, row in rows.items():
         gain = ""
         if "gain" in row:
-            tie = ", a tie" if abs(row["gain"]) <= 2 * row["error"] else ""
-            gain = f"{row['gain']:+.4f} ± {row['error']:.4f}{tie}"
+            gain = f"{row['gain']:+.4f} ± {row['error']:.4f}" + _tie(row)
         lines.append([name, row["knows"], f"{row['value']:.4f}", gain, row.get("against", "")])
     return tables.markdown(["model", "knows besides", figure, "difference", "from"], lines)
+
+
+def rulers(rows: dict[str, dict]) -> str:
+    """Return how often two models hit, and the paired difference, for each ruler."""
+    lines = []
+    for name, row in rows.items():
+        if "gain" in row:
+            ease = rows[row["against"]]["value"]
+            gap = f"{row['gain']:+.4f} ± {row['error']:.4f}" + _tie(row)
+            lines.append([name.split(", ")[1], f"{ease:.4f}", f"{row['value']:.4f}", gap])
+    return tables.markdown(["in the first ten of", "EASE", "small BPR", "difference"], lines)
+
+
+def _tie(row: dict) -> str:
+    return ", a tie" if abs(row["gain"]) <= 2 * row["error"] else ""
 
 
 def write(results: dict[str, dict]) -> None:
@@ -384,8 +398,9 @@ def renewed(text: str, results: dict[str, dict]) -> str:
     """Return a text with its tables made anew."""
 
     def block(match: re.Match) -> str:
-        figure = "RMSE" if match[2] in ROOTS else "hits" if match[2] == "ruler" else "nDCG@10"
-        return f"{match[1]}\n{table(results[match[2]], figure)}\n<!-- end -->"
+        name, rows = match[2], results[match[2]]
+        made = rulers(rows) if name == "ruler" else table(rows, FIGURES[name])
+        return f"{match[1]}\n{made}\n<!-- end -->"
 
     return re.sub(r"(<!-- parts ([\w ]+) -->)\n.*?<!-- end -->", block, text, flags=re.DOTALL)
 
@@ -404,7 +419,7 @@ def main() -> None:
     results = load()
     for name in [] if options.write else options.table or TABLES:
         with threadpool_limits(1):
-            results[name] = measure(TABLES[name], name in ROOTS)
+            results[name] = measure(TABLES[name], FIGURES.get(name) == "RMSE")
         results = {name: results[name] for name in TABLES if name in results}
         FILE.write_text(json.dumps(results, indent=1) + "\n")
     write(results)
