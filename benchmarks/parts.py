@@ -147,7 +147,7 @@ def bayes(facts: bool = False, dates: bool = False, **settings: bool) -> Callabl
 
 TABLE = scorer(lambda train, seed: BiasRidge().fit(train))
 ALONE = bayes(own_noises=False, who_rated_what=False)
-FACTS, DATES = "genres and year of each film", "film facts, and when each rating was given"
+FACTS, DATES = "genres and year", "genres, year, and when each rating was given"
 at_random, after = partial(rated, random_carve), partial(rated, last_day)
 RATING = [
     Row("bias table", at_random(TABLE)),
@@ -239,7 +239,7 @@ def with_dislikes(train: Matrix, seed: int, weight: float = 2.0, target: float =
     return u @ v.T
 
 
-KNOWN = "which films were rated below four"
+KNOWN = "films rated below four"
 RANKING = [
     Row("popularity", ranked(lambda t, seed: Popularity().fit(t).score_matrix())),
     Row("BPR", ranked(alone("BPR")), "popularity"),
@@ -276,8 +276,14 @@ LOSS = [
     Row("BPR's loss, lr 0.05", tutorial(loss="bpr", lr=0.05), "as published"),
     Row("BPR's loss, lr 0.1", tutorial(loss="bpr", lr=0.1), "as published"),
     Row("small start", tutorial(init_std=0.1), "as published"),
-    Row("small start, lr 0.05", tutorial(init_std=0.1, loss="bpr", lr=0.05), "small start"),
-    Row("small start, lr 0.1", tutorial(init_std=0.1, loss="bpr", lr=0.1), "small start"),
+    Row(
+        "small start, BPR's loss, lr 0.05",
+        tutorial(init_std=0.1, loss="bpr", lr=0.05),
+        "small start",
+    ),
+    Row(
+        "small start, BPR's loss, lr 0.1", tutorial(init_std=0.1, loss="bpr", lr=0.1), "small start"
+    ),
 ]
 
 
@@ -363,13 +369,14 @@ def compared(values: Array, others: Array, users: Array, root: bool) -> tuple[fl
 
 def table(rows: dict[str, dict], figure: str) -> str:
     """Return results as a Markdown table; a gain within two standard errors is called a tie."""
+    columns = ["model", "knows besides", figure, "difference", "from"]
     lines = []
     for name, row in rows.items():
-        gain = ""
-        if "gain" in row:
-            gain = f"{row['gain']:+.4f} ± {row['error']:.4f}" + _tie(row)
+        gain = f"{row['gain']:+.4f} ± {row['error']:.4f}" + _tie(row) if "gain" in row else ""
         lines.append([name, row["knows"], f"{row['value']:.4f}", gain, row.get("against", "")])
-    return tables.markdown(["model", "knows besides", figure, "difference", "from"], lines)
+    if not any(row["knows"] for row in rows.values()):
+        columns, lines = columns[:1] + columns[2:], [line[:1] + line[2:] for line in lines]
+    return tables.markdown(columns, lines)
 
 
 def rulers(rows: dict[str, dict]) -> str:
