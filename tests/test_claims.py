@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the package
 
-from benchmarks import claims, splits, tables
+from benchmarks import claims, parts, splits, tables
 from nmf_helpers.recipes import explicit, hogwild, implicit
 
 CLAIMS = {claims.key(claim): claim for claim in claims.load()}
@@ -173,3 +173,38 @@ def test_where_a_claim_is_said_is_a_file_that_has_its_table():
     for (_, split, _), claim in CLAIMS.items():
         for name in claim["said"]:
             assert re.search(rf"claims {split}|claims\.json", (root / name).read_text("utf-8"))
+
+
+# --- What each part of the closing models is worth ------------------------------------------------
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_a_gain_and_its_error_are_those_of_drawing_users_again(root):
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(400), rng.integers(1, 9, 400))
+    others = rng.random(len(users)) + rng.random(400)[users]
+    values, drawn = others - 0.1 + rng.normal(0, 0.3, 400)[users], []
+    for _ in range(400):
+        again = np.concatenate([np.flatnonzero(users == u) for u in rng.integers(0, 400, 400)])
+        means = np.array([values[again].mean(), others[again].mean()])
+        drawn.append(np.subtract(*(means**0.5 if root else means)))
+    gain, error = parts.compared(values, others, users, root)
+    assert gain == pytest.approx(np.mean(drawn), abs=0.005)
+    assert error == pytest.approx(np.std(drawn), rel=0.15)
+
+
+def test_no_day_of_a_user_lies_on_both_sides_of_the_last_days():
+    part = parts.last_day(0)
+    known, asked = (
+        {*zip(times.nonzero()[0], times.data // 86400, strict=True)}
+        for times in (part.train_times, part.rest_times)
+    )
+    assert known and asked and not known & asked
+
+
+def test_every_table_of_parts_is_what_was_measured():
+    texts = [path.read_text("utf-8") for path in parts.NOTEBOOKS]
+    assert [parts.renewed(text, parts.load()) for text in texts] == texts
+    for name, rows in parts.TABLES.items():
+        assert f"<!-- parts {name} -->" in "".join(texts)
+        assert list(parts.load()[name]) == [row.name for row in rows]

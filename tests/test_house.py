@@ -95,7 +95,7 @@ SIZES = {
     "core": (4_195, [p for p in PACKAGE.glob("*.py") if p.name != "__main__.py"]),
     "lab": (1_640, [*PACKAGE.glob("lab/**/*.py")]),
     "course": (1_210, [*PACKAGE.glob("course/**/*.py"), PACKAGE / "__main__.py"]),
-    "tests": (10_300, [*ROOT.glob("tests/**/*.py")]),
+    "tests": (10_325, [*ROOT.glob("tests/**/*.py")]),
 }
 LONGEST_FILE, LONGEST_FUNCTION = 372, 87
 
