@@ -114,7 +114,7 @@ def test_baselines_are_labelled_lines():
 
 def test_ghosts_carry_their_settings_in_the_legend():
     chart = loss_curves(DIPPING, ghosts=[("lr 0.1", DIPPING), ("lr 0.2", DIPPING[:2])])
-    legend = [t.get_text() for t in chart.ax.get_legend().get_texts()]
+    legend = [t.get_text() for t in chart.legends[0].get_texts()]
     assert legend[-2:] == ["lr 0.1", "lr 0.2"]
     assert "2 earlier runs" in chart.alt
     styles = [line.get_linestyle() for line in chart.ax.lines if line.get_label().startswith("lr")]
@@ -152,14 +152,14 @@ def test_no_epoch_yet_is_a_picture_too():
 def test_a_run_of_nan_alone_draws_nothing_and_breaks_nothing():
     chart = loss_curves(records([np.nan, np.inf]))
     assert chart.alt.startswith("No epoch")
-    chart.frame()
+    chart.png(anew=False)
 
 
 def test_a_quick_frame_shows_what_a_full_drawing_shows():
     chart = loss_curves([], n_epochs=4, ylim=(0.5, 1.3))
     for n in range(1, 5):
         chart.show(DIPPING[:n])
-        quick = pixels(chart.frame())
+        quick = pixels(chart.png(anew=False))
     np.testing.assert_array_equal(quick, pixels(chart.png()))
     again = loss_curves(DIPPING, n_epochs=4, ylim=(0.5, 1.3))
     np.testing.assert_array_equal(quick, pixels(again.png()))

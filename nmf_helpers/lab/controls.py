@@ -4,6 +4,7 @@ import html
 import math
 from collections.abc import Callable, Mapping
 from importlib.resources import files
+from numbers import Real
 from typing import Any
 
 import ipywidgets as widgets
@@ -29,17 +30,12 @@ class Lab(widgets.VBox):
         """Return what the lab shows now, as HTML and as text."""
         return still(self.picture.value, self.picture.tooltip), self.picture.tooltip
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        sentence = "<p>A picture of the lab: run this cell to move it.</p>"
-        page = f'{PAGE}<div class="nmf-still nmf-text">{sentence}{self.still()[0]}</div>'
-        return super()._repr_mimebundle_(**kwargs) | {"text/html": page}
-
     def _ipython_display_(self) -> None:
         # Two outputs: of one bundle, JupyterLab looks at the widget alone, even if it is gone.
-        bundle = self._repr_mimebundle_()
-        picture = {"text/html": bundle.pop("text/html"), "text/plain": self.still()[1]}
-        publish_display_data(bundle)
-        publish_display_data(picture)
+        publish_display_data(self._repr_mimebundle_())
+        (shown, said), sentence = self.still(), "A picture of the lab: run this cell to move it."
+        page = f'{PAGE}<div class="nmf-still nmf-text"><p>{sentence}</p>{shown}</div>'
+        publish_display_data({"text/html": page, "text/plain": said})
 
 
 class Picture(widgets.Image):
@@ -84,41 +80,27 @@ def control(name: str, spec: Any) -> widgets.Widget:
 
     Whole numbers make a plain slider, others too; from two decades on it is logarithmic.
     """
-    made = spec if isinstance(spec, widgets.Widget) else _widget(name, spec)
+    if isinstance(spec, widgets.Widget):
+        made = spec
+    elif isinstance(spec, bool):
+        made = widgets.Checkbox(spec, indent=False)
+    elif isinstance(spec, list) and spec:
+        made = widgets.Dropdown(options=spec, value=spec[0])
+    elif isinstance(spec, tuple) and len(spec) == 3:
+        made = _slider(name, *spec)
+    else:
+        wanted = "a widget, True or False, a list, or (low, start, high)"
+        raise TypeError(f"{name}: expected {wanted}; got {spec!r}")
     if isinstance(made, LogSlider):
         made.slider.description, made.box.description = name, f"exact {name}"
     made.description = getattr(made, "description", "") or name
     return made
 
 
-def training_controls(
-    lr: Any, weight_decay: Any, n_epochs: Any, seed: Any, others: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the controls of every training loop that are not None, and the others."""
-    if isinstance(lr, float | int):
-        lr = (lr / 100, float(lr), lr * 100)
-    if isinstance(weight_decay, float | int):
-        weight_decay = LogSlider(1e-7, float(weight_decay), 1.0)  # 0 is welcome
-    if isinstance(n_epochs, int):
-        n_epochs = (1, n_epochs, 5 * n_epochs)
-    if isinstance(seed, int):
-        seed = widgets.BoundedIntText(seed, min=0, max=2**31 - 1)
-    specs = {"lr": lr, "weight_decay": weight_decay, "n_epochs": n_epochs, "seed": seed}
-    return {n: control(n, spec) for n, spec in (specs | dict(others)).items() if spec is not None}
-
-
-def _widget(name: str, spec: Any) -> widgets.Widget:
-    if isinstance(spec, bool):
-        return widgets.Checkbox(spec, indent=False)
-    if isinstance(spec, list) and spec:
-        return widgets.Dropdown(options=spec, value=spec[0])
-    if not isinstance(spec, tuple) or len(spec) != 3:
-        wanted = "a widget, True or False, a list, or (low, start, high)"
-        raise TypeError(f"{name}: expected {wanted}; got {spec!r}")
-    low, start, high = spec
+def _slider(name: str, low: float, start: float, high: float) -> widgets.Widget:
     if not (low <= start <= high and low < high):
-        raise ValueError(f"{name}: expected low <= start <= high, got {spec}")
-    whole = all(isinstance(x, int) for x in spec)
+        raise ValueError(f"{name}: expected low <= start <= high, got {(low, start, high)}")
+    whole = all(isinstance(x, int) for x in (low, start, high))
     if low > 0 and high / low >= 100 and not whole:
         return LogSlider(low, float(start), high)
     # Told on release only: of a value for every pixel, the last would arrive after a quick press.
@@ -128,34 +110,48 @@ def _widget(name: str, spec: Any) -> widgets.Widget:
     return widgets.FloatSlider(step=float(f"{(high - low) / 100:.1g}"), **options)
 
 
-def put(name: str, widget: widgets.Widget, value: Any) -> None:
-    """Set a control to exactly `value`, or raise a ValueError that says what it takes."""
+USUAL: dict[str, Callable[[Any], Any]] = {  # what a number becomes, for every training loop
+    "lr": lambda lr: (lr / 100, float(lr), lr * 100),
+    "weight_decay": lambda weight_decay: LogSlider(1e-7, float(weight_decay), 1.0),  # or 0
+    "n_epochs": lambda n_epochs: (1, n_epochs, 5 * n_epochs),
+    "seed": lambda seed: widgets.BoundedIntText(seed, min=0, max=2**31 - 1),
+}
+
+
+def controls(specs: Mapping[str, Any]) -> dict[str, widgets.Widget]:
+    """Return the controls that are not None, by name."""
+    grown = {n: USUAL[n](v) if n in USUAL and isinstance(v, Real) else v for n, v in specs.items()}
+    return {name: control(name, spec) for name, spec in grown.items() if spec is not None}
+
+
+def check_value(name: str, widget: widgets.Widget, value: Any) -> None:
+    """Raise a ValueError that says what a control takes, unless it takes exactly `value`."""
     if hasattr(widget, "max"):
         whole = isinstance(widget.value, int)
         check_number(name, value, at_least=widget.min, at_most=widget.max, whole=whole)
     elif hasattr(widget, "options"):
         nearest(name, str(value), (str(v) for _, v in widget._options_full))
     try:
-        widget.value = value
+        taken = widget.traits()["value"]._validate(widget, value)
     except traitlets.TraitError as error:
         raise ValueError(f"{name} can't be {value!r}: {error}") from error
-    if widget.value != value:
-        raise ValueError(f"{name} can't be {value!r}: the control makes {widget.value!r} of it")
+    if taken != value:
+        raise ValueError(f"{name} can't be {value!r}: the control makes {taken!r} of it")
 
 
 def spread(widget: widgets.Widget) -> list[Any]:
     """Return up to four telling values of a control, for a sweep."""
-    if isinstance(widget, widgets.Checkbox):
-        return [False, True]
     if isinstance(widget, LogSlider):
         middle = widget.value or math.sqrt(widget.steps[0] * widget.steps[-1])
         first = middle / 10 if widget.value else 0.0
         return [float(f"{v:.2g}") for v in (first, middle / 3, middle, middle * 3)]
+    if isinstance(widget.value, bool):
+        return [False, True]
     if hasattr(widget, "options"):
         return [value for _, value in widget._options_full[:4]]
     if isinstance(widget, widgets.BoundedIntText):
         return [widget.value + i for i in range(4)]
-    if isinstance(widget, widgets.IntSlider):
+    if isinstance(widget.value, int):
         return sorted({round(v) for v in np.geomspace(max(widget.min, 1), widget.max, 4).tolist()})
     return [round(v, 6) for v in np.linspace(widget.min, widget.max, 4).tolist()]
 

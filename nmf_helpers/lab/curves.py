@@ -1,14 +1,14 @@
 """The figure that every picture of the course is, and learning curves that move.
 
-Line style and marker repeat what colour says; the colours are after Okabe and Ito's, which
-colour-blind readers tell apart, each at least 3:1 on white. Nothing here touches pyplot, so a
-worker thread may draw.
+Line style and marker repeat what colour says; colours, after Okabe and Ito, are at least 3:1 on
+white and differ for colour-blind readers. Nothing here touches pyplot: a worker thread may draw.
 """
 
 import base64
 import html
 import io
 import math
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from numbers import Real
@@ -54,35 +54,34 @@ class Chart(Figure):
 
     canvas: FigureCanvasAgg
 
-    def __init__(
-        self, width: float = 6.6, height: float = 4.0, layout: Any = "constrained"
-    ) -> None:
-        with as_written():
-            super().__init__(figsize=(width, height), dpi=120, facecolor="white", layout=layout)
+    @as_written()
+    def __init__(self, width: float = 6.6, height: float = 4.0) -> None:
+        super().__init__((width, height), dpi=120, facecolor="white", layout="constrained")
         FigureCanvasAgg(self)
-        self.alt = ""
+        self.alt, self.moving, self._background = "", list[Any](), None
 
+    @as_written()
     def subplots(self, *args: Any, **kwargs: Any) -> Any:
         """Add axes, as `Figure.subplots` does, in the style of the course."""
-        with as_written():
-            return super().subplots(*args, **kwargs)
+        return super().subplots(*args, **kwargs)
 
+    @as_written()
     def draw_as_written(self) -> None:
         """Draw with every text as it stands: a dollar sign is a dollar sign, with LaTeX or not."""
         for text in self.findobj(Text):
             text.set(usetex=False, parse_math=False, fontfamily="DejaVu Sans")
-        with as_written():
-            self.canvas.draw()
+        self.canvas.draw()
 
-    def png(self) -> bytes:
-        """Return the picture as the bytes of a PNG file."""
-        self.draw_as_written()
-        return self._encode()
-
-    def _encode(self) -> bytes:
-        size = self.canvas.get_width_height(physical=True)
+    def png(self, anew: bool = True) -> bytes:
+        """Return the picture as the bytes of a PNG file; not `anew`, only `moving` is drawn."""
+        if anew or self._background is None:
+            self.draw_as_written()
+            self._background = self.canvas.copy_from_bbox(self.bbox)  # type: ignore[assignment]
+        self.canvas.restore_region(self._background)
+        for artist in self.moving:
+            self.draw_artist(artist)
+        size, file = self.canvas.get_width_height(physical=True), io.BytesIO()
         image = Image.frombuffer("RGBA", size, self.canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
-        file = io.BytesIO()
         image.convert("RGB").save(file, "png", compress_level=1)  # a third of the default's time
         return file.getvalue()
 
@@ -116,6 +115,20 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+def records_of(history: History) -> list[Any]:
+    """Return a history, given as a table or as records, as a list of records."""
+    if isinstance(history, pd.DataFrame):
+        history = history.reset_index() if history.index.name == "epoch" else history
+        return history.to_dict("records")
+    return list(history)
+
+
+def column(records: Iterable[Record], name: str | None) -> list[float]:
+    """Return the number called `name` of every record, NaN where there is none."""
+    values = (record.get(name or "") for record in records)
+    return [float(v) if isinstance(v, Real) else math.nan for v in values]
+
+
 def lower_is_better(metric: str, said: bool | None = None) -> bool:
     """Tell whether a small `metric` is a good one: as `said`, or by name (losses and errors)."""
     by_name = any(word in metric.lower() for word in ("loss", "mse", "mae", "error"))
@@ -135,51 +148,33 @@ def pick_metric(record: Record, metric: str | None, train_metric: str | None) ->
     A ValueError says that the record has no such number, or no epoch, and what it has.
     """
     numbers = [name for name, value in record.items() if isinstance(value, Real)]
-    others = [name for name in numbers if name not in ("epoch", "seconds", train_metric)]
-    losses = [name for name in others if name.endswith("_loss")]
-    known = [*losses, *others, *(name for name in numbers if name == train_metric), None]
-    picked = metric or known[0]
-    if "epoch" not in numbers or picked not in numbers:
-        missing = (
-            "'epoch'" if "epoch" not in numbers else f"metric {picked!r}" if picked else "metric"
-        )
-        raise ValueError(f"no {missing} in a record, which has the numbers {numbers}")
-    return str(picked)
-
-
-def column(records: Sequence[Record], name: str | None) -> list[float]:
-    """Return one number of every record, NaN where there is none."""
-    values = [record.get(name or "") for record in records]
-    return [float(v) if isinstance(v, Real) else math.nan for v in values]
-
-
-def records_of(history: History) -> list[Any]:
-    """Return a history, given as a table or as records, as a list of records."""
-    if isinstance(history, pd.DataFrame):
-        history = history.reset_index() if history.index.name == "epoch" else history
-        return history.to_dict("records")
-    return list(history)
+    others = sorted({*numbers} - {"epoch", "seconds"}, key=numbers.index)
+    rank = lambda name: (name == train_metric, not name.endswith("_loss"))  # noqa: E731
+    picked = metric or min(others, key=rank, default="")
+    for name, called in (("epoch", "'epoch'"), (picked, f"metric {picked!r}")):
+        if name not in numbers:
+            called = called.removesuffix(" ''")
+            raise ValueError(f"no {called} in a record, which has the numbers {numbers}")
+    return picked
 
 
 class LossCurves(Chart):
     """Training and validation curves of one run, with baselines and earlier runs.
 
-    `show` gives it another history, `frame` a PNG in which only the lines have moved: axes, labels
-    and ghosts are drawn once and kept as a bitmap.
+    `show` gives it another history; axes, labels and ghosts are drawn once and kept as a bitmap.
 
     Parameters
     ----------
     history : DataFrame or iterable of dict
         One record an epoch, with "epoch" and the columns named below; may be empty.
     metric, train_metric : str, optional
-        Columns of validation and training values; by default the first metric that ends in "_loss"
-        and is not `train_metric`, else the first other number.
+        Columns of validation and training values; by default as `pick_metric` chooses.
     lower_is_better : bool, optional
-        By default whether the metric's name holds "loss", "mse", "mae" or "error".
+        By default as the metric is named.
     baseline : (name, value) or dict, optional
         Horizontal lines that a model must pass, each with its label.
     ghosts : dict or list of (label, history), optional
-        Earlier runs, drawn thin, the label in the legend.
+        Earlier runs, drawn thin.
     ylabel, title : str
         What is measured, with its unit: "RMSE (stars)"; and small text above, such as settings.
     n_epochs, ylim : int, (low, high), optional
@@ -196,101 +191,76 @@ class LossCurves(Chart):
         ylabel: str = "loss", title: str = "", n_epochs: int | None = None,
         ylim: tuple[float, float] | None = None, digits: int = 3,
     ) -> None:  # fmt: skip
-        super().__init__(height=4.3, layout=None)
-        if records := records_of(history):
-            have = {name: value for record in reversed(records) for name, value in record.items()}
-            metric = pick_metric(have, metric, train_metric)
-        self.metric, self.train_metric = (
-            metric or "",
-            None if metric == train_metric else train_metric,
-        )
-        self.n_epochs, self.ylim, self._said = n_epochs, ylim, lower_is_better
+        super().__init__(height=4.3)
+        self.metric, self.train_metric, self._said = metric or "", train_metric, lower_is_better
+        self.n_epochs, self.ylim, self._number = n_epochs, ylim, f"{{:.{digits}f}}".format
         self.baselines = dict([baseline] if isinstance(baseline, tuple) else baseline or {})
         self.ghosts = {label: runs for label, h in dict(ghosts).items() if (runs := records_of(h))}
-        self.quantity, self._number = ylabel.split(" (")[0], f"{{:.{digits}f}}".format
-        # The test part is looked at, not chosen by: no epoch of it is called the best.
-        self.part = PARTS.get(self.metric.split("_")[0], "validation")
-        self._background: Any = None
-        self._settled = (math.inf, -math.inf)
-        self.ax = self.subplots()
-        with as_written():
-            self.ax.set(xlabel="epoch", ylabel=ylabel, title=shorten(title, 80))
-        self.ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        self._add_lines()
-        self.show(records)
-
-    @property
-    def lower(self) -> bool:
-        """Whether a small value is a good one."""
-        return lower_is_better(self.metric or "loss", self._said)
+        self._labels = {"ylabel": ylabel, "title": shorten(title, 80)}
+        self.quantity = ylabel.split(" (")[0]
+        self._draw_what_stays()
+        self.show(history)
 
     @as_written()
-    def _add_lines(self) -> None:
-        ax, moving = self.ax, dict[str, Any](animated=True, zorder=3)
-        best = "last epoch" if self.part == "test" else "best epoch"
-        (self.train,) = ax.plot([], [], "--", color=VERMILION, lw=2, **moving)
-        (self.validation,) = ax.plot([], [], "-", color=BLUE, lw=2.4, **moving)
-        (self.best,) = ax.plot([], [], "D", color=BLUE, ms=8, mec="white", label=best, **moving)
+    def _draw_what_stays(self) -> None:
+        """Draw baselines, ghosts and legend, and make the lines that move."""
+        self.clear()
+        self.train_metric = None if self.train_metric == self.metric else self.train_metric
+        # The test part is looked at, not chosen by: no epoch of it is called the best.
+        self.part = PARTS.get(self.metric.split("_")[0], "validation")
+        self.lower = lower_is_better(self.metric or "loss", self._said)
+        self._background, self._settled = None, (math.inf, -math.inf)
+        self.ax = ax = self.subplots()
+        ax.set(xlabel="epoch", **self._labels)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        moving = dict[str, Any](animated=True, in_layout=False, zorder=3)
+        label = f"training {self.quantity}" * bool(self.train_metric)
+        (self.train,) = ax.plot([], [], "--", color=VERMILION, lw=2, label=label, **moving)
+        label = f"{self.part} {self.quantity}"
+        (self.validation,) = ax.plot([], [], "-", color=BLUE, lw=2.4, label=label, **moving)
+        label = "last epoch" if self.part == "test" else "best epoch"
+        (self.best,) = ax.plot([], [], "D", color=BLUE, ms=8, mec="white", label=label, **moving)
         self.note = ax.annotate(
             "", (0, 0), (0, 12), textcoords="offset points", ha="center", color=BLUE,
             annotation_clip=False, bbox={"fc": "white", "ec": "none", "pad": 0.8}, **moving,
         )  # fmt: skip
-        self.validation.set_label(f"{self.part} {self.quantity}")
-        if self.train_metric:
-            self.train.set_label(f"training {self.quantity}")
         for (name, value), dashes in zip(self.baselines.items(), DASHES * 9, strict=False):
             label = shorten(f"{name} {self._number(value)}", 38)
             ax.axhline(value, color=INK, ls=dashes, lw=1.3, label=label)
         looks = zip(COLOURS[2:] * 9, ["-", *DASHES[::-1]] * 9, strict=False)
         for (label, run), (colour, dashes) in zip(self.ghosts.items(), looks, strict=False):
-            data, label = (column(run, "epoch"), column(run, self.metric)), shorten(label, 38)
-            ax.plot(*data, color=colour, ls=dashes, lw=1.4, label=label)
-        rows = math.ceil(len(ax.get_legend_handles_labels()[0]) / 2)
-        self.subplots_adjust(0.11, 0.14 + 0.052 * rows, 0.975, 0.93)
-        ax.legend(
-            loc="upper left", bbox_to_anchor=(0.1, 0.01 + 0.052 * rows), borderaxespad=0, ncols=2,
-            bbox_transform=self.transFigure, columnspacing=1.5, labelspacing=0.25,
-        )  # fmt: skip
+            line = column(run, "epoch"), column(run, self.metric)
+            ax.plot(*line, color=colour, ls=dashes, lw=1.4, label=shorten(label, 38))
+        self.moving = [self.train, self.validation, self.best, self.note]
+        self.legend(loc="outside lower center", ncols=2, columnspacing=1.5, labelspacing=0.25)
 
     def show(self, history: History) -> "LossCurves":  # type: ignore[override]
         """Draw `history` from now on; the axes move only if it would not fit."""
         records, ghosts = records_of(history), self.ghosts.values()
-        if records and not self.metric:
-            self.metric = pick_metric(records[0], None, self.train_metric)
-        epochs, followed = column(records, "epoch"), column(records, self.metric)
-        train = column(records, self.train_metric)
+        if records and not {"epoch", self.metric} <= records[0].keys():
+            self.metric = pick_metric(ChainMap(*records), self.metric, self.train_metric)
+            self._draw_what_stays()
+        names = "epoch", self.metric, self.train_metric
+        epochs, followed, train = (column(records, name) for name in names)
         self.validation.set_data(epochs, followed)
         self.train.set_data(epochs, train)
-        best = best_record(
-            records[-1:] if self.part == "test" else records, self.metric, self._said
-        )
+        chosen = records[-1:] if self.part == "test" else records
+        best = best_record(chosen, self.metric, self._said)
         x, y = (best["epoch"], best[self.metric]) if best else (math.nan, math.nan)
         self.best.set_data([x], [y])
-        self.note.set_text(self._number(y) if best else "")
-        self.note.xy, self.note.xyann = (x, y), (0, -20 if self.lower else 12)
-        last = max([*epochs, *(e for run in ghosts for e in column(run, "epoch")), 2])
-        end = max(last, self.n_epochs or 0)
-        limits = (-0.01 * end, end * 1.02), self.ylim or self._limits([*followed, *train])
-        if limits != (self.ax.get_xlim(), self.ax.get_ylim()):
-            self.ax.set(xlim=limits[0], ylim=limits[1])
+        end = max([*epochs, *(e for run in ghosts for e in column(run, "epoch")), 2])
+        end = max(end, self.n_epochs or 0)
+        low, high = self.ylim or self._limits([*followed, *train])
+        below = self.lower and y > low + 0.1 * (high - low)  # else it would cover the axis
+        side = "right" if x > 0.95 * end else "left" if x < 0.05 * end else "center"
+        self.note.set(text=self._number(y) if best else "", ha=side)
+        self.note.xy, self.note.xyann = (x, y), (0, -20 if below else 12)
+        limits = {"xlim": (-0.01 * end, end * 1.02), "ylim": (low, high)}
+        if limits != {"xlim": self.ax.get_xlim(), "ylim": self.ax.get_ylim()}:
+            self.ax.set(**limits)
             self._background = None
         self.alt = self._describe(records, best)
         return self
-
-    def frame(self) -> bytes:
-        """Return a PNG of the present state, quickly."""
-        if self._background is None:
-            self.draw_as_written()
-            self._background = self.canvas.copy_from_bbox(self.bbox)
-        self.canvas.restore_region(self._background)
-        for artist in (self.train, self.validation, self.best, self.note):
-            self.ax.draw_artist(artist)
-        return self._encode()
-
-    def png(self) -> bytes:
-        """Return the picture as the bytes of a PNG file."""
-        self._background = None
-        return self.frame()
 
     def _limits(self, values: list[float]) -> tuple[float, float]:
         """Return limits that hold all values with room to spare, and stay while that is so.
@@ -298,9 +268,9 @@ class LossCurves(Chart):
         A first epoch far above everything else would flatten the rest: the top is at most two and
         a half times the largest baseline or best value, and the curve comes in from above.
         """
-        lines, names = list(self.baselines.values()), (self.metric, self.train_metric)
-        ghosts = [v for run in self.ghosts.values() for name in names for v in column(run, name)]
-        finite = [v for v in [*values, *lines, *ghosts] if math.isfinite(v)] or [0.0, 1.0]
+        lines = list(self.baselines.values())
+        values += lines + [v for run in self.ghosts.values() for v in column(run, self.metric)]
+        finite = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
         low, high = min(finite), max(finite)
         if self.lower and low > 0:
             high = min(high, 2.5 * max([low, *lines]))
@@ -318,10 +288,10 @@ class LossCurves(Chart):
             return f"No epoch of {quantity} to draw yet{tail}."
         finite = [r for r in records if best_record([r], self.metric)]
         start, end = finite[0][self.metric], finite[-1][self.metric]
-        moved = f"{'falls' if end < start else 'rises'} from {number(start)} to {number(end)}"
-        moved = f"stays at {number(end)}" if number(start) == number(end) else moved
-        over = f"over epochs {finite[0]['epoch']:.0f} to {finite[-1]['epoch']:.0f}"
-        text = f"{self.part.capitalize()} {quantity} {moved} {over}"
+        moved = f"{'falls' if end < start else 'rises'} from {number(start)} to"
+        moved = "stays at" if number(start) == number(end) else moved
+        text = f"{self.part.capitalize()} {quantity} {moved} {number(end)} over epochs "
+        text += f"{finite[0]['epoch']:.0f} to {finite[-1]['epoch']:.0f}"
         # A test score isn't picked; and of two that print alike, which is lower is chance.
         if self.part != "test" and number(best[self.metric]) != number(end):
             extreme = "lowest" if self.lower else "highest"
@@ -330,8 +300,3 @@ class LossCurves(Chart):
             text += f"; training {quantity} ends at {number(trained)}"
         ghosts = f"; {count(len(self.ghosts), 'earlier run')} drawn thin" if self.ghosts else ""
         return f"{text}{tail}{ghosts}."
-
-
-def loss_curves(history: History, **settings: Any) -> LossCurves:
-    """Draw training and validation curves of one run; see `LossCurves` for the settings."""
-    return LossCurves(history, **settings)

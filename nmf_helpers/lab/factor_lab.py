@@ -6,7 +6,7 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from nmf_helpers.lab.controls import Lab, Picture, box, literal, spoken
+from nmf_helpers.lab.controls import Lab, Picture, box, control, literal, spoken
 from nmf_helpers.lab.curves import COLOURS, FAINT, HALO, INK, Chart, as_written, shorten
 from nmf_helpers.lab.items import Items
 
@@ -38,31 +38,26 @@ class FactorLab(Lab):
         self._vectors = {w: np.asarray(v, float) for w, v in vectors.items() if v is not None}
         for when, v in self._vectors.items():
             if v.ndim != 2 or len(v) != n or n < 2 or not v.size or not np.isfinite(v).all():
-                wanted = (
-                    f"finite, (n_items, n_factors) with a row for each of {n} films (2 or more)"
-                )
+                wanted = f"finite, (n_items, n_factors) with a row for each of {n} films, 2 or more"
                 raise ValueError(f"the vectors {when}, of shape {v.shape}, are not {wanted}")
-        k = min(v.shape[1] for v in self._vectors.values())
         axes = [("main direction", -1), ("second direction", -2)]
+        k = min(v.shape[1] for v in self._vectors.values())
         axes += [(f"factor {i + 1}", i) for i in range(k)]
-        every = sorted({g for genres in self.items.genres for g in genres.split(", ") if g})
-        options = {"options": ["none", *every]}
-        menu, firsts = widgets.Dropdown, [g if g in every else "none" for g in genres]
+        every = ["none", *sorted({g for some in self.items.genres for g in some.split(", ") if g})]
+        menu, most = widgets.Dropdown, min(2000, n)
         self.when = menu(options=[*self._vectors], value="after training", description="when")
         self.across = menu(options=axes, value=-1, description="across")
         self.up = menu(options=axes, value=-2, description="up")
-        self.genres = [menu(**options, value=g, description="marked") for g in firsts]
+        firsts = [g if g in every else "none" for g in genres]
+        self.genres = [menu(options=every, value=g, description="marked") for g in firsts]
         self.query = widgets.Text(description="name", placeholder="part of a title")
-        self.n_items = widgets.IntSlider(
-            min(n_items, n), 2, min(2000, n), description="films", continuous_update=False
-        )
+        self.n_items = control("films", (2, min(n_items, most), most))
         self.ends, self.picture = widgets.HTML(), Picture()
         controls = [self.when, self.across, self.up, *self.genres, self.query, self.n_items]
-        for control in controls:
-            control.observe(lambda _: self._refresh(), "value")
+        for each in controls:
+            each.observe(lambda _: self._refresh(), "value")
         left = box("controls", *controls, self.ends.add_class("nmf-wide"))
-        right = widgets.VBox([self.picture]).add_class("nmf-view")
-        super().__init__("factor", box("desk", left, right))
+        super().__init__("factor", box("desk", left, box("view", self.picture)))
         self._refresh()
 
     def __repr__(self) -> str:
@@ -84,10 +79,9 @@ class FactorLab(Lab):
         ax = chart.subplots()
         ax.set(xlabel=self.across.label, ylabel=self.up.label, title=self.when.value)
         ax.scatter(*points.T, s=9, color=FAINT, linewidths=0)
+        genres = [self.items.genres[i].split(", ") for i in items]
         for menu, colour, marker in zip(self.genres, COLOURS, "os", strict=False):
-            rows = [
-                r for r, i in enumerate(items) if menu.value in self.items.genres[i].split(", ")
-            ]
+            rows = [row for row, those in enumerate(genres) if menu.value in those]
             free = [r for r in rows if r not in taken]  # a film in both takes the first
             taken.update(rows)
             if rows:
@@ -125,14 +119,9 @@ class FactorLab(Lab):
     def extremes(self, n: int = 4) -> dict[str, list[str]]:
         """Return the films at both ends of both axes: what a direction means, if anything."""
         items, points = self.points()
-        names = [[self.items.names[items[i]] for i in order] for order in points.argsort(0).T]
-        ends = {
-            "left": names[0],
-            "right": names[0][::-1],
-            "bottom": names[1],
-            "top": names[1][::-1],
-        }
-        return {end: items[:n] for end, items in ends.items()}
+        across, up = points.argsort(0).T  # (n,), (n,)
+        ends = {"left": across, "right": across[::-1], "bottom": up, "top": up[::-1]}
+        return {end: [self.items.names[items[i]] for i in rows[:n]] for end, rows in ends.items()}
 
     def _refresh(self) -> None:
         try:

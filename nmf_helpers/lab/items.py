@@ -40,13 +40,12 @@ class Items:
         self.by_popularity = np.argsort(-np.asarray(popularity), kind="stable").tolist()
         self._plain = [plain(name) for name in self.names]
 
-    def search(self, text: str, n: int) -> list[int]:
+    def search(self, text: str, n: int | None = None) -> list[int]:
         """Return the `n` most rated items whose name has every word of `text`, accents aside."""
         words = plain(text).split()
         if text.strip() and not words:
             return []
-        found = [i for i in self.by_popularity if all(word in self._plain[i] for word in words)]
-        return found[:n]
+        return [i for i in self.by_popularity if all(w in self._plain[i] for w in words)][:n]
 
     def nearest(self, text: str) -> int:
         """Return the item, among the most rated, whose title is most like `text`."""
@@ -60,12 +59,11 @@ class Items:
         """
         if not isinstance(item, str):
             return int(check_ids("item", [item], len(self.names))[0])
-        if plain(item).strip() and (found := self.search(item, len(self.names))):
+        if plain(item).strip() and (found := self.search(item)):
             exact = (i for i in found if plain(item) in (plain(self.titles[i]), self._plain[i]))
             return next(exact, found[0])
-        raise ValueError(
-            f"no film called {item!r}; did you mean {self.names[self.nearest(item)]!r}?"
-        )
+        near = self.names[self.nearest(item)]
+        raise ValueError(f"no film called {item!r}; did you mean {near!r}?")
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,8 @@ from nmf_helpers.checks import check_matrix
 from nmf_helpers.lab import curves
 from nmf_helpers.lab.curves import BLUE, COLOURS, HALO, INK, VERMILION, as_written, count, shorten
 from nmf_helpers.lab.curves import Chart as Chart
-from nmf_helpers.lab.curves import loss_curves as loss_curves
+
+loss_curves = curves.LossCurves
 
 
 def style(ax: Axes, **settings: Any) -> Axes:

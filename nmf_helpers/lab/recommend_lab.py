@@ -1,6 +1,7 @@
 """Rate a few films and see at once what a model recommends, and why."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import ipywidgets as widgets
@@ -9,6 +10,7 @@ import pandas as pd
 
 from nmf_helpers.checks import check_number
 from nmf_helpers.lab.controls import Lab, box, button, literal, spoken
+from nmf_helpers.lab.curves import count
 from nmf_helpers.lab.items import Items
 
 STARS = {f"{n}★": float(n) for n in range(1, 6)}
@@ -26,15 +28,14 @@ class FoldInWeights:
     def __init__(self, weights: np.ndarray, neutral: float = 2.5) -> None:
         self.weights, self.neutral = np.asarray(weights), neutral
 
-    def _signal(self, stars: np.ndarray) -> np.ndarray:
-        return ((stars - self.neutral) / (5 - self.neutral)).astype(np.float32)  # (rated,)
-
-    def __call__(self, items: np.ndarray, stars: np.ndarray) -> np.ndarray:  # noqa: D102
-        return self._signal(stars) @ self.weights[items]  # (n_items,)
+    def __call__(self, items: np.ndarray, stars: np.ndarray) -> np.ndarray:
+        """Return scores, shape (n_items,)."""
+        signal = (stars - self.neutral) / (5 - self.neutral)  # (rated,)
+        return signal.astype(np.float32) @ self.weights[items]
 
     def explain(self, item: int, items: np.ndarray, stars: np.ndarray) -> np.ndarray:
         """Return what each rated item adds to the score of `item`: shape (rated,)."""
-        return self._signal(stars) * self.weights[items, item]
+        return (stars - self.neutral) / (5 - self.neutral) * self.weights[items, item]
 
 
 class ItemRow(widgets.HBox):
@@ -94,14 +95,12 @@ class RecommendLab(Lab):
     ) -> None:  # fmt: skip
         check_number("k", k, at_least=1, whole=True)
         self._recommend, self.items, self.k = recommend, Items(movies, popularity), k
-        self._scale, self.ratings = dict(scale), dict[int, float]()
-        self._middle = (min(scale.values()) + max(scale.values())) / 2
-        self._keys = {str(n): value for n, value in enumerate(scale.values(), 1)}
+        self.ratings, self._values = dict[int, float](), [*scale.values()]
+        self._middle = (min(self._values) + max(self._values)) / 2
         self._may_rate = False  # Enter was pressed since the box was last empty
         self.query = widgets.Text(description="Find a film", placeholder="part of a title")
-        self.found, self.mine = (
-            [ItemRow(self._scale, self.rate) for _ in range(N_ROWS)] for _ in range(2)
-        )
+        rows = [ItemRow(scale, self.rate) for _ in range(2 * N_ROWS)]
+        self.found, self.mine = rows[:N_ROWS], rows[N_ROWS:]
         self.forget = button("Start over", "forget all ratings", self.clear)
         self.hint, self.status, self.lists = (widgets.HTML() for _ in range(3))
         self.query.observe(lambda change: self._typed(change.new), "value")
@@ -120,9 +119,9 @@ class RecommendLab(Lab):
 
     def rate(self, item: int | str, stars: float) -> "RecommendLab":
         """Rate an item, by number or title; 0 takes the rating back."""
-        found, values = self.items.find(item), self._scale.values()
+        found = self.items.find(item)
         if stars:
-            check_number("stars", stars, at_least=min(values), at_most=max(values))
+            check_number("stars", stars, at_least=min(self._values), at_most=max(self._values))
             self.ratings[found] = float(stars)
         else:
             self.ratings.pop(found, None)
@@ -141,34 +140,37 @@ class RecommendLab(Lab):
         """
         if not self.ratings:
             return self.popular().assign(because="")
-        n, items = len(self.items.names), np.array(list(self.ratings))  # (rated,)
-        stars = np.array(list(self.ratings.values()))  # (rated,)
+        items, stars = np.array([*self.ratings]), np.array([*self.ratings.values()])  # (rated,)
         fold_in = getattr(self._recommend, "fold_in", None)
-        liked = items[stars > self._middle]
-        scores = np.asarray(fold_in(liked) if fold_in else self._recommend(items, stars), float)
+        told = (items[stars > self._middle],) if fold_in else (items, stars)
+        scores = np.asarray((fold_in or self._recommend)(*told), float)
+        n = len(self.items.names)
         if scores.shape != (n,) or np.isnan(scores).any():
             bad = f"{np.isnan(scores).sum()} NaN in scores of shape {scores.shape}"
             raise ValueError(f"the model returned {bad}; a number for each of {n} films is needed")
-        ordered = np.argsort(-scores, kind="stable").tolist()
-        top = [i for i in ordered if i not in self.ratings and scores[i] > -np.inf][: self.k]
-        return self._table(top).assign(because=[self._because(i, items, stars) for i in top])
+        best = self._table(i for i in np.argsort(-scores, kind="stable") if scores[i] > -np.inf)
+        return best.assign(because=[self._because(item, *told) for item in best.pop("item")])
 
     def popular(self) -> pd.DataFrame:
         """Return the list that everybody gets: the most rated, without those rated here."""
-        return self._table([i for i in self.items.by_popularity if i not in self.ratings][: self.k])
+        return self._table(self.items.by_popularity).drop(columns="item")
 
-    def _table(self, chosen: list[int]) -> pd.DataFrame:
-        shown = {"title": self.items.titles, "year": self.items.years, "genres": self.items.genres}
-        rows = {name: [values[i] for i in chosen] for name, values in shown.items()}
-        return pd.DataFrame(rows, index=pd.RangeIndex(1, len(chosen) + 1))
+    def _table(self, ordered: Iterable[int]) -> pd.DataFrame:
+        """Return the first `k` that are not rated."""
+        chosen = [*islice((int(i) for i in ordered if i not in self.ratings), self.k)]
+        items = self.items
+        rows = [(i, items.titles[i], items.years[i], items.genres[i]) for i in chosen]
+        frame = pd.DataFrame(rows, columns=["item", "title", "year", "genres"])
+        return frame.set_axis(range(1, len(rows) + 1))
 
-    def _because(self, item: int, items: np.ndarray, stars: np.ndarray) -> str:
-        liked, explain = stars > self._middle, getattr(self._recommend, "explain", None)
-        if explain is None or not liked.any():
+    def _because(self, item: int, items: np.ndarray, *stars: np.ndarray) -> str:
+        """Return the title that speaks most for `item`, of those that were liked."""
+        explain = getattr(self._recommend, "explain", None)
+        if explain is None or not len(items):
             return ""
-        likes_only = hasattr(self._recommend, "fold_in")
-        parts = explain(item, items[liked]) if likes_only else explain(item, items, stars)[liked]
-        return self.items.titles[items[liked][parts.argmax()]] if parts.max() > 0 else ""
+        liked = [self.ratings[i] > self._middle for i in items.tolist()]
+        parts = np.where(liked, explain(item, items, *stars), 0)
+        return self.items.titles[items[parts.argmax()]] if parts.max() > 0 else ""
 
     def _typed(self, text: str) -> None:
         """Search; or rate what was found, if Enter was pressed and the digit behind leads nowhere.
@@ -176,14 +178,14 @@ class RecommendLab(Lab):
         Decided by the text alone: the page sends Enter at once, and letters one message at a time,
         so what Enter was pressed on may come after it, or only with the digit behind it.
         """
-        stars = self._keys.get(text[-1:])
-        if self._may_rate and stars and not self.items.search(text, 1):
-            found = self._search(text[:-1])[0]
+        keys = "123456789"[: len(self._values)]
+        if self._may_rate and text[-1:] in [*keys] and not self.items.search(text, 1):
+            found, stars = self._search(text[:-1])[0], self._values[keys.index(text[-1])]
             self.query.value = ""
             self.rate(found, stars)
-            return
-        self._may_rate &= text != ""
-        self._show_found()
+        else:
+            self._may_rate &= text != ""
+            self._show_found()
 
     def _entered(self, message: Any) -> None:
         if message.get("event") == "submit":
@@ -192,18 +194,18 @@ class RecommendLab(Lab):
 
     def _refresh(self) -> None:
         self._show_found()
-        self._fill(self.mine, list(reversed(self.ratings)))
+        self._fill(self.mine, [*reversed(self.ratings)])
         try:
             mine = self.recommendations()
         except Exception as error:  # shown, as the traceback of a callback is easily missed
             self.status.value = spoken(f"{type(error).__name__}: {error}", alert=True)
             self.lists.value = ""
             return
-        n = len(self.ratings)
+        after = f"After {count(len(self.ratings), 'rating')}:"
         hint = "Rate a film: so far both lists are the same."
-        self.status.value = spoken(f"After {n} rating{'s' * (n > 1)}:" if n else hint)
-        heads = {"Recommended for you": mine, "What everybody gets: the most rated": self.popular()}
-        lists = "".join(_html_list(head, frame) for head, frame in heads.items())
+        self.status.value = spoken(after if self.ratings else hint)
+        lists = _html_list("Recommended for you", mine)
+        lists += _html_list("What everybody gets: the most rated", self.popular())
         self.lists.value = f'<div class="nmf-text nmf-columns">{lists}</div>'
 
     def _search(self, text: str) -> list[Any]:
@@ -219,7 +221,7 @@ class RecommendLab(Lab):
         if not self.items.search(text, 1):
             hint = f"No film called {text!r}; did you mean {name}?"
         if self._may_rate and text:
-            hint = f"{name}: press 1 to {len(self._scale)}"
+            hint = f"{name}: press 1 to {len(self._values)}"
         self.hint.value = spoken(hint)
         self._fill(self.found, found)
 

@@ -3,13 +3,12 @@
 import html
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
 from nmf_helpers.lab.controls import PLAIN
-from nmf_helpers.lab.curves import best_record, lower_is_better, pick_metric
+from nmf_helpers.lab.curves import best_record, count, lower_is_better, pick_metric
 
 SAME = 0.005  # scores that differ by less than half a per cent come out "the same"
 
@@ -26,6 +25,7 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
     model: Any = field(default=None, repr=False)
     state: str = "training"  # then "finished", "stopped", "diverged" or "failed"
+    reason: str = ""
     seconds: float = 0.0
 
     @property
@@ -63,27 +63,26 @@ class Run:
         done, planned = len(self.history), self.settings["n_epochs"]
         value = f'value="{done}"' if done else ""
         bar = f'<progress {value} max="{planned}" aria-label="epochs done"></progress>'
-        best = f" · best {self}" if self.best else ""
-        waiting = f"{bar} starting…" if self.state == "training" else ""
-        return f"{bar} epoch {done} of {planned}{best}" if done else waiting
+        if not done:
+            return f"{bar} starting…" if self.state == "training" else ""
+        return f"{bar} epoch {done} of {planned}" + (f" · best {self}" if self.best else "")
 
     def summary(self) -> str:
         """Return how it ended, in a sentence."""
-        if not self.best:
-            return f"{self.state.capitalize()} before the first epoch was done."
-        n = len(self.history)
-        after = f"after {n} epoch{'s' * (n > 1)} in {self.seconds:.1f} s"
+        if self.reason or not self.best:
+            return self.reason or f"{self.state.capitalize()} before the first epoch was done."
+        after = f"after {count(len(self.history), 'epoch')} in {self.seconds:.1f} s"
         return f"{self.state.capitalize()} {after}: best {self}."
 
     def against(self, guess: str, previous: "Run | None") -> str:
         """Return whether a prediction came true."""
         if not self.best or previous is None or not previous.best:
-            return " There was no earlier run to compare with; now there is."
+            return "There was no earlier run to compare with; now there is."
         change = (self.loss - previous.loss) / (abs(previous.score) or 1)
         came = "the same" if abs(change) < SAME else "better" if change < 0 else "worse"
         verdict = "You were right" if came == guess else f"You said {guess}"
         numbers = f"{self.score:.{self.digits}f} after {previous.score:.{self.digits}f}"
-        return f" {verdict}: it came out {came}, {numbers}."
+        return f"{verdict}: it came out {came}, {numbers}."
 
 
 def label(settings: Mapping[str, Any], runs: Sequence[Run], *, briefly: bool = False) -> str:
@@ -111,11 +110,3 @@ def table(ranking: Sequence[Run], runs: Sequence[Run]) -> str:
 def short(value: Any) -> str:
     """Return a setting as one reads it."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def pay_for_the_first_optimizer() -> None:
-    """Have torch import what its first optimizer needs, about a second, before Train is pressed."""
-    with suppress(ImportError):
-        import torch
-
-        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)

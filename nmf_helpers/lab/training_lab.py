@@ -7,12 +7,12 @@ through widget traits, as `print` inside a thread is lost.
 """
 
 import ctypes
-import math
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from importlib import import_module
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
@@ -23,10 +23,9 @@ from nmf_helpers.checks import nearest
 from nmf_helpers.lab import controls as parts
 from nmf_helpers.lab.controls import button, spoken
 from nmf_helpers.lab.curves import LossCurves
-from nmf_helpers.lab.runs import Run, label, named, pay_for_the_first_optimizer, table
+from nmf_helpers.lab.runs import Run, label, named, table
 
 N_GHOSTS = 4  # earlier runs kept in the picture; the table keeps all of them
-REMARK = 3.0  # seconds that a passing remark stays
 
 Make = Callable[..., tuple[Any, Iterator[Mapping[str, Any]]]]
 
@@ -62,16 +61,37 @@ class TrainingLab(parts.Lab):
     ) -> None:  # fmt: skip
         self._make, self._plot, self.metric = make, plot, plot.get("metric") or ""
         self.runs: list[Run] = []
-        self._thread: threading.Thread | None = None
-        self._halt, self._lock = threading.Event(), threading.RLock()
-        self._error: Exception | None = None
-        self._inside = False  # in the notebook's own code, where Stop may interrupt
-        self._doing, self._remark_until = "", math.inf
-        self._warm_up = threading.Thread(target=pay_for_the_first_optimizer, daemon=True)
+        # The first optimizer imports this, for about a second: better before Train is pressed.
+        self._warm_up = threading.Thread(target=import_module, args=["torch._dynamo"], daemon=True)
         self._warm_up.start()
-        self.controls = parts.training_controls(lr, weight_decay, n_epochs, seed, controls or {})
-        self._initial = self.settings
-        self._build()
+        self._thread = threading.Thread()
+        self._error: Exception | None = None
+        self._halt, self._lock = threading.Event(), threading.RLock()
+        self._inside = False  # in the notebook's own code, where Stop may interrupt
+        usual = {"lr": lr, "weight_decay": weight_decay, "n_epochs": n_epochs, "seed": seed}
+        self.controls = parts.controls(usual | dict(controls or {}))
+        names, first = [name for name in self.controls if name != "n_epochs"], self.settings
+        self.sweep_choice = widgets.Dropdown(options=names, description="to sweep")
+        self.train_button = button("Train", "train as set", self.start, "play")
+        self.stop_button = button("Stop", "stop, keeping model and history", self.stop, "stop")
+        reset = lambda: self._set(first)  # noqa: E731
+        self.reset_button = button("Reset", "put the controls back, keeping the runs", reset)
+        self.clear_button = button("Clear", "forget all runs", self.clear)
+        sweep = lambda: self.sweep(self.sweep_choice.value)  # noqa: E731
+        self.sweep_button = button("Sweep", "train for several values", sweep, "forward")
+        self.train_button.button_style = "primary"
+        tip = "How will the next run come out, against the last one?"
+        guesses = ["no guess", "better", "the same", "worse"]
+        self.guess = widgets.Dropdown(options=guesses, description="my guess", tooltip=tip)
+        self.status, self.progress, self.table = (widgets.HTML() for _ in range(3))
+        self.picture = parts.Picture()
+        buttons = [self.train_button, self.stop_button, self.reset_button, self.clear_button]
+        more = [self.guess, self.sweep_choice, self.sweep_button]
+        left = parts.box("controls", parts.box("buttons", *buttons), *self.controls.values(), *more)
+        right = parts.box("view", self.status, self.progress, self.picture)
+        super().__init__("training", parts.box("desk", left, right), self.table)
+        self._show()
+        self._say("Ready. Move a slider, then press Train.")
         self._settle_in()
 
     def __repr__(self) -> str:  # fixed, so that a notebook that is run again prints the same
@@ -85,7 +105,7 @@ class TrainingLab(parts.Lab):
     @property
     def training(self) -> bool:
         """Whether a run is under way."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread.is_alive()
 
     def start(self, **settings: Any) -> "TrainingLab":
         """Set the named controls and train once, in the background; nothing while it trains.
@@ -106,20 +126,20 @@ class TrainingLab(parts.Lab):
     def stop(self) -> "TrainingLab":
         """End training, keeping model and history; an epoch that takes long is interrupted."""
         self._halt.set()
-        thread = self._thread
-        if thread and thread.is_alive() and threading.current_thread() is not thread:
-            thread.join(0.1)
+        if self.training and threading.current_thread() is not self._thread:
+            self._thread.join(0.1)
             with self._lock:
-                if self._inside and thread.is_alive():  # what Ctrl-C does in a terminal
-                    target = ctypes.c_ulong(thread.ident or 0), ctypes.py_object(KeyboardInterrupt)
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(*target)
-                    self._inside = False  # once is enough
+                if self._inside:  # do what Ctrl-C does in a terminal, once
+                    target = ctypes.c_ulong(self._thread.ident or 0)
+                    raised = ctypes.py_object(KeyboardInterrupt)
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(target, raised)
+                    self._inside = False
         return self
 
     def wait(self, timeout: float | None = None) -> "TrainingLab":
         """Block until training ends, `timeout` seconds at most, and raise what the loop raised."""
         try:
-            if self._thread:
+            if self.training:
                 self._thread.join(timeout)
         except KeyboardInterrupt:
             self.stop()
@@ -130,17 +150,12 @@ class TrainingLab(parts.Lab):
             raise self._error
         return self
 
-    def reset(self) -> None:
-        """Put every control back to where it began; runs stay."""
-        self._set(self._initial)
-
     def clear(self) -> None:
         """Forget the runs that have ended."""
         with self._lock:
             self.runs = [run for run in self.runs if run.state == "training"]
-            self._show(self.runs[-1] if self.runs else None)
+            self._show()
             if not self.training:
-                self.progress.value = ""
                 self._say("Cleared. Move a slider, then press Train.")
 
     def close(self) -> None:
@@ -168,141 +183,8 @@ class TrainingLab(parts.Lab):
 
     def figure(self) -> LossCurves:
         """Return the lab's picture as a figure: the latest run, earlier ones as ghosts."""
-        return self._curves(self.runs[-1] if self.runs else None)
-
-    def _launch(self, plans: list[dict]) -> "TrainingLab":
-        with self._lock:  # two presses may arrive on two threads
-            if self.training:
-                self._remark_until = time.perf_counter() + REMARK
-                self.status.value = spoken("Already training. Press Stop first.")
-                return self
-            self._error, self._halt = None, threading.Event()
-            arguments = plans, self._halt
-            self._thread = threading.Thread(target=self._work, args=arguments, daemon=True)
-            self._thread.start()
-        return self
-
-    def _work(self, plans: list[dict], halt: threading.Event) -> None:
-        self.train_button.button_style, self.stop_button.button_style = "", "danger"
-        guess, previous, message = self.guess.value, self.runs[-1] if self.runs else None, ""
-        try:
-            for nth, settings in enumerate(plans, 1):
-                number = max((run.number for run in self.runs), default=0) + 1
-                run = Run(number, settings, digits=self._plot.get("digits", 3))
-                which = f"Run {nth} of {len(plans)}: training" if len(plans) > 1 else "Training"
-                self._say(f"{which} with {label(settings, self.runs)}.")
-                message = self._train(run, halt)
-                self._say(message, alert=run.state in ("diverged", "failed"))
-                if halt.is_set() or run.state == "failed":
-                    return
-            if len(plans) > 1 and self.ranking:
-                self._say(f"Done. Best of all: {self.best}, {named(self.best, self.runs)}.")
-            elif guess != "no guess":
-                self._say(message + run.against(guess, previous))
-                self.guess.value = "no guess"
-        except Exception as error:  # the lab's own, which nobody would see either
-            self._error = error
-            self._say(_failed(error), alert=True)
-        finally:
-            self.train_button.button_style, self.stop_button.button_style = "primary", ""
-
-    def _train(self, run: Run, halt: threading.Event) -> str:
-        """Train until the records end, Stop is pressed or something breaks; say which."""
-        message = ""
-        with self._lock:
-            self.runs.append(run)
-            self._show(run)
-        try:
-            self._follow(run, halt)
-        except KeyboardInterrupt:
-            halt.set()
-        except FloatingPointError as error:
-            run.state, message = "diverged", f"Training diverged: {error}."
-        except Exception as error:
-            self._error, run.state, message = error, "failed", _failed(error)
-        with self._lock:
-            self._inside = False
-            if run.state == "training":
-                run.state = "stopped" if halt.is_set() else "finished"
-                message = run.summary()
-            if not run.history:
-                self.runs.remove(run)
-            self._show(run)
-        return message
-
-    def _follow(self, run: Run, halt: threading.Event) -> None:
-        """Take the records of the notebook's own loop, and draw them while they come."""
-        began, next_frame, records = time.perf_counter(), 0.0, iter(())
-        try:
-            self._warm_up.join()
-            run.model, records = self._notebook_code(self._make, **run.settings)
-            records = iter(records)
-            while not halt.is_set() and (record := self._notebook_code(next, records, None)):
-                run.take(dict(record), self._plot.get("train_metric", "train_loss"))
-                run.seconds = (now := time.perf_counter()) - began
-                if now >= next_frame:
-                    cost = time.thread_time()
-                    with self._lock:
-                        self.metric = run.metric
-                        self._progress(run)
-                        # The alt text waits: a screen reader would read out each one.
-                        self.picture.value = self._chart.show(run.history).frame()
-                    # Draw for at most a fifth of the time, and some 20 frames a second at most.
-                    pause = max(0.04, 4 * (time.thread_time() - cost))
-                    next_frame = time.perf_counter() + pause
-        finally:
-            if hasattr(records, "close"):
-                with suppress(Exception):
-                    records.close()  # lets the loop end its workers
-
-    def _notebook_code(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
-        self._inside = True
-        try:
-            return function(*args, **kwargs)
-        finally:
-            with self._lock:
-                self._inside = False
-
-    def _build(self) -> None:
-        names = [name for name in self.controls if name != "n_epochs"]
-        choice = self.sweep_choice = widgets.Dropdown(options=names, description="to sweep")
-        sweep = lambda: self.sweep(choice.value)  # noqa: E731
-        self.train_button = button("Train", "train as set", self.start, "play")
-        self.stop_button = button("Stop", "stop, keeping model and history", self.stop, "stop")
-        self.reset_button = button("Reset", "put the controls back", self.reset)
-        self.clear_button = button("Clear", "forget all runs", self.clear)
-        self.sweep_button = button("Sweep", "train for several values", sweep, "forward")
-        self.train_button.button_style = "primary"
-        self.guess = widgets.Dropdown(
-            options=["no guess", "better", "the same", "worse"], description="my guess",
-            tooltip="How will the next run come out, against the last one?",
-        )  # fmt: skip
-        self.status, self.progress, self.table = (widgets.HTML() for _ in range(3))
-        self.picture = parts.Picture()
-        buttons = [self.train_button, self.stop_button, self.reset_button, self.clear_button]
-        more = [self.guess, self.sweep_choice, self.sweep_button]
-        left = parts.box("controls", parts.box("buttons", *buttons), *self.controls.values(), *more)
-        right = widgets.VBox([self.status, self.progress, self.picture]).add_class("nmf-view")
-        super().__init__("training", parts.box("desk", left, right), self.table)
-        self._show(None)
-        self._say("Ready. Move a slider, then press Train.")
-
-    def _control(self, name: str) -> widgets.Widget:
-        return self.controls[nearest("control", name, self.controls)]
-
-    def _set(self, settings: Mapping[str, Any]) -> None:
-        """Set all of these controls, or none."""
-        before = self.settings
-        try:
-            for name, value in settings.items():
-                parts.put(name, self._control(name), value)
-        except Exception:
-            for name, value in before.items():
-                self.controls[name].value = value
-            raise
-
-    def _curves(self, run: Run | None) -> LossCurves:
-        earlier = [r for r in self.runs if r is not run and r.best][-N_GHOSTS:]
+        run = self.runs[-1] if self.runs else None
+        earlier = [r for r in self.runs[:-1] if r.best][-N_GHOSTS:]
         settings = run.settings if run else self.settings
         return LossCurves(
             run.history if run else (),
@@ -312,28 +194,113 @@ class TrainingLab(parts.Lab):
             title=(f"run {run.number}: " if run else "") + label(settings, self.runs),
         )
 
-    def _show(self, run: Run | None) -> None:
-        """Draw all anew, with this run as the latest."""
-        self._chart = self._curves(run)
-        if run:
-            run.metric, run.lower = self.metric, self._chart.lower
-            self._progress(run)
-        self.picture.value, self.picture.tooltip = self._chart.frame(), self._chart.alt
+    def _launch(self, plans: list[dict]) -> "TrainingLab":
+        with self._lock:  # two presses may arrive on two threads
+            if self.training:  # said until the next epoch is drawn
+                self.progress.value = spoken("Already training. Press Stop first.")
+                return self
+            self._error = None
+            self._halt.clear()
+            self._thread = threading.Thread(target=self._work, args=[plans], daemon=True)
+            self._thread.start()
+        return self
+
+    def _work(self, plans: list[dict]) -> None:
+        """Train once for each plan, and say what comes of it, whatever it is."""
+        self.train_button.button_style, self.stop_button.button_style = "", "danger"
+        guess, previous = self.guess.value, self.runs[-1] if self.runs else None
+        try:
+            for nth, settings in enumerate(plans, 1):
+                number = max((run.number for run in self.runs), default=0) + 1
+                told = self.metric, self._plot.get("lower_is_better"), self._plot.get("digits", 3)
+                run = Run(number, settings, *told)
+                which = f"Run {nth} of {len(plans)}: training" if len(plans) > 1 else "Training"
+                self._say(f"{which} with {label(settings, self.runs)}.")
+                self._train(run)
+                self._say(run.summary(), alert=run.state == "diverged")
+                if self._halt.is_set():
+                    return
+            if len(plans) > 1 and self.ranking:
+                self._say(f"Done. Best of all: {self.best}, {named(self.best, self.runs)}.")
+            elif guess != "no guess":
+                self._say(f"{run.summary()} {run.against(guess, previous)}")
+                self.guess.value = "no guess"
+        except Exception as error:  # of the notebook's code, or the lab's own: nobody would see it
+            self._error = error
+            self._say(f"Training failed. {type(error).__name__}: {error}", alert=True)
+        finally:
+            self.train_button.button_style, self.stop_button.button_style = "primary", ""
+
+    def _train(self, run: Run) -> None:
+        """Take the records of the notebook's own loop, and draw them while they come."""
+        began, next_frame = time.perf_counter(), 0.0
+        records: Any = None
+        with self._lock:
+            self.runs.append(run)
+            self._show()
+        try:
+            self._warm_up.join()
+            run.model, records = self._notebook_code(self._make, **run.settings)
+            records = iter(records)
+            while not self._halt.is_set() and (record := self._notebook_code(next, records, None)):
+                run.take(dict(record), self._plot.get("train_metric", "train_loss"))
+                self.metric, run.seconds = run.metric, (now := time.perf_counter()) - began
+                if now >= next_frame:
+                    cost = time.thread_time()
+                    with self._lock:
+                        self.progress.value = run.progress()
+                        # The alt text waits: a screen reader would read out each one.
+                        self.picture.value = self._chart.show(run.history).png(anew=False)
+                    # Draw for at most a fifth of the time, and some 20 frames a second at most.
+                    pause = max(0.04, 4 * (time.thread_time() - cost))
+                    next_frame = time.perf_counter() + pause
+            run.state = "stopped" if self._halt.is_set() else "finished"
+        except KeyboardInterrupt:
+            self._halt.set()
+            run.state = "stopped"
+        except FloatingPointError as error:
+            run.state, run.reason = "diverged", f"Training diverged: {error}."
+        finally:
+            with suppress(Exception):
+                records.close()  # lets the loop end its workers
+            with self._lock:
+                self._inside = False
+                run.state = "failed" if run.state == "training" else run.state
+                self.runs = [r for r in self.runs if r.history]
+                self._show()
+
+    def _notebook_code(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        self._inside = True
+        try:
+            return function(*args, **kwargs)
+        finally:
+            with self._lock:
+                self._inside = False
+
+    def _control(self, name: str) -> widgets.Widget:
+        return self.controls[nearest("control", name, self.controls)]
+
+    def _set(self, settings: Mapping[str, Any]) -> None:
+        """Set all of these controls, or none."""
+        for name, value in settings.items():
+            parts.check_value(name, self._control(name), value)
+        for name, value in settings.items():
+            self.controls[name].value = value
+
+    def _show(self) -> None:
+        """Draw all anew."""
+        self._chart = self.figure()
+        self.progress.value = self.runs[-1].progress() if self.runs else ""
+        self.picture.value, self.picture.tooltip = self._chart.png(), self._chart.alt
         self.table.value = table(self.ranking, self.runs)
 
     def _say(self, message: str, alert: bool = False) -> None:
-        self._doing, self._remark_until = message, math.inf
         self.status.value = spoken(message, alert)
-
-    def _progress(self, run: Run) -> None:
-        if time.perf_counter() > self._remark_until:
-            self._say(self._doing)
-        self.progress.value = run.progress()
 
     def _settle_in(self) -> None:
         """Leave no training behind when a cell is run again, and obey *Interrupt Kernel*."""
         shell: Any = get_ipython()
-        parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
+        parent: Any = getattr(shell, "get_parent", dict)()
         self._cell = parent.get("metadata", {}).get("cellId")
         self._execution = parent.get("header", {}).get("msg_id")
         for lab in list(self._living):
@@ -344,7 +311,3 @@ class TrainingLab(parts.Lab):
             # What ipykernel sets once this cell is done; while one runs, that is interrupted.
             stop_all = lambda *_: [lab.stop() for lab in list(self._living)]  # noqa: E731
             shell.kernel.saved_sigint_handler = stop_all
-
-
-def _failed(error: Exception) -> str:
-    return f"Training failed. {type(error).__name__}: {error}"
