@@ -270,7 +270,7 @@ ODD = ["$5 & <b>$10</b>", "line\nbreak", "شباب", "long " * 60, 1917, None, "
 def test_titles_are_text_whatever_is_in_them():
     films = MOVIES.assign(title=ODD, year=["1999?", 2001, 2001.0, None, "", 1917, 2000])
     lab = RecommendLab(FoldInWeights(np.ones((N, N))), films.sort_values("genres"), POPULARITY)
-    for text in (lab.lists.value, *(row.name.value for row in lab.found)):
+    for text in (lab.lists.value, *(row.children[1].value for row in lab.found)):
         assert "<b>$" not in text and "\n" not in text
     assert "$5 &amp; &lt;b&gt;$10&lt;/b&gt;" in lab.lists.value and "1917" in lab.lists.value
     assert lab.items.names == Items(films.sort_values("genres").reset_index(), POPULARITY).names

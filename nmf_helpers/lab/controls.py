@@ -56,8 +56,8 @@ class LogSlider(widgets.HBox):
     def __init__(self, low: float, start: float, high: float) -> None:
         first, last = (round(10 * math.log10(end)) for end in (low, high))
         self.steps = [float(f"{10 ** (i / 10):.2g}") for i in range(first, last + 1)]
-        told = {"continuous_update": False, "readout": False}
-        self.slider = widgets.SelectionSlider(options=self.steps, **told)
+        hushed = {"continuous_update": False, "readout": False}
+        self.slider = widgets.SelectionSlider(options=self.steps, **hushed)
         self.box = widgets.BoundedFloatText(min=self.min, max=self.max).add_class("nmf-exact")
         super().__init__([self.slider, self.box], value=start)
         self.slider.observe(self._slid, "value")
@@ -132,11 +132,10 @@ def check_value(name: str, widget: widgets.Widget, value: Any) -> None:
     elif hasattr(widget, "options"):
         nearest(name, str(value), (str(v) for _, v in widget._options_full))
     try:
-        taken = widget.traits()["value"]._validate(widget, value)
+        if (taken := widget.traits()["value"]._validate(widget, value)) != value:
+            raise traitlets.TraitError(f"the control makes {taken!r} of it")
     except traitlets.TraitError as error:
         raise ValueError(f"{name} can't be {value!r}: {error}") from error
-    if taken != value:
-        raise ValueError(f"{name} can't be {value!r}: the control makes {taken!r} of it")
 
 
 def spread(widget: widgets.Widget) -> list[Any]:

@@ -11,6 +11,7 @@ import math
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from importlib.resources import files
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -29,16 +30,9 @@ BLUE, VERMILION = COLOURS[:2]
 HALO = [withStroke(linewidth=3, foreground="white")]  # keeps words legible across lines
 DASHES = ["-.", (0, (1, 2)), (0, (8, 2, 1, 2, 1, 2)), (0, (6, 1)), (0, (4, 1, 1, 1))]
 PARTS = {"test": "test", "train": "training"}  # how a metric's name begins; others: validation
-LOOK = {
-    "text.parse_math": False, "text.color": INK, "axes.axisbelow": True, "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK, "axes.labelsize": 12, "axes.titlesize": 11,
-    "axes.titlelocation": "left", "axes.grid": True,
-    "axes.spines.right": False, "axes.spines.top": False, "font.size": 11,
-    "grid.color": "#E2E2E2", "legend.frameon": False, "legend.fontsize": 10.5,
-    "legend.handlelength": 2.6, "xtick.color": INK, "ytick.color": INK,
-}  # fmt: skip
 # Ours, whatever a reader's matplotlibrc or style sheet says.
-as_written = partial(matplotlib.style.context, ["default", LOOK])
+OURS = matplotlib.rc_params_from_file(files(__package__) / "course.mplstyle", False, False)
+as_written = partial(matplotlib.style.context, ["default", OURS])
 # A dark theme swaps light for dark and keeps the hues: JupyterLab and nbconvert, Sphinx, VS Code.
 DARK = (
     '<style>[data-jp-theme-light="false"] .nmf-picture, html[data-theme="dark"] .nmf-picture, '
@@ -161,26 +155,12 @@ def pick_metric(record: Record, metric: str | None, train_metric: str | None) ->
 class LossCurves(Chart):
     """Training and validation curves of one run, with baselines and earlier runs.
 
-    `show` gives it another history; axes, labels and ghosts are drawn once and kept as a bitmap.
-
-    Parameters
-    ----------
-    history : DataFrame or iterable of dict
-        One record an epoch, with "epoch" and the columns named below; may be empty.
-    metric, train_metric : str, optional
-        Columns of validation and training values; by default as `pick_metric` chooses.
-    lower_is_better : bool, optional
-        By default as the metric is named.
-    baseline : (name, value) or dict, optional
-        Horizontal lines that a model must pass, each with its label.
-    ghosts : dict or list of (label, history), optional
-        Earlier runs, drawn thin.
-    ylabel, title : str
-        What is measured, with its unit: "RMSE (stars)"; and small text above, such as settings.
-    n_epochs, ylim : int, (low, high), optional
-        Fixed axes; without them the axes fit the data.
-    digits : int
-        Decimals in labels and alt text.
+    A history is a table or records with "epoch" and the columns `metric` and `train_metric`, chosen
+    by `pick_metric` if not named; `show` gives it another. A small `metric` is good as it is named,
+    or as `lower_is_better` says. `baseline`, (name, value) or a dict, are lines that a model must
+    pass; `ghosts`, (label, history) or a dict, earlier runs. `ylabel` is what is measured with its
+    unit: "RMSE (stars)". `n_epochs` and `ylim` fix the axes, which otherwise fit the data; `digits`
+    are the decimals in labels and alt text.
     """
 
     def __init__(

@@ -16,16 +16,9 @@ N_NAMED = 60  # films tried to be named on the map
 class FactorLab(Lab):
     """A map of films by what a model learned about them.
 
-    Parameters
-    ----------
-    movies, popularity
-        As in `Items`.
-    after, before : ndarray, shape (n_items, n_factors)
-        Item vectors after training and, optionally, before it.
-    n_items : int
-        How many of the most rated films are on the map.
-    genres : (str, str)
-        Those marked at first.
+    `movies` and `popularity` are as in `Items`; `after` and, optionally, `before` training are the
+    items' vectors, shape (n_items, n_factors). At first the `n_items` most rated films are on the
+    map, and two `genres` are marked.
     """
 
     def __init__(
@@ -34,8 +27,8 @@ class FactorLab(Lab):
         genres: tuple[str, str] = ("Horror", "Children"),
     ) -> None:  # fmt: skip
         self.items, n = Items(movies, popularity), len(movies)
-        vectors = {"before training": before, "after training": after}
-        self._vectors = {w: np.asarray(v, float) for w, v in vectors.items() if v is not None}
+        given = {"before training": before, "after training": after}
+        self._vectors = {w: np.asarray(v, float) for w, v in given.items() if v is not None}
         for when, v in self._vectors.items():
             if v.ndim != 2 or len(v) != n or n < 2 or not v.size or not np.isfinite(v).all():
                 wanted = f"finite, (n_items, n_factors) with a row for each of {n} films, 2 or more"
@@ -104,16 +97,14 @@ class FactorLab(Lab):
         boxes: list[Any] = []
         for row in rows:
             right = points[row, 0] > sum(ax.get_xlim()) / 2  # names run towards the middle
-            text = ax.annotate(
-                shorten(self.items.names[items[row]], 34), points[row], (-5 if right else 5, 3),
-                textcoords="offset points", ha="right" if right else "left", size=10,
-                path_effects=HALO,
-            )  # fmt: skip
-            boxes.append(text.get_window_extent())
-            if any(boxes[-1].overlaps(other) for other in boxes[:-1]):
+            look = {"ha": "right" if right else "left", "size": 10, "path_effects": HALO}
+            place = points[row], (-5 if right else 5, 3), "data", "offset points"
+            text = ax.annotate(shorten(self.items.names[items[row]], 34), *place, **look)
+            covers = text.get_window_extent().overlaps
+            if any(map(covers, boxes)):
                 text.remove()
-                boxes.pop()
             else:
+                boxes.append(text.get_window_extent())
                 ax.plot(*points[row], ".", color=INK, ms=5)
 
     def extremes(self, n: int = 4) -> dict[str, list[str]]:

@@ -18,12 +18,8 @@ N_GUESSED = 2000  # of the most rated, among which a misspelled title is looked 
 class Items:
     """Titles to show and to search, in the order of the model's items.
 
-    Parameters
-    ----------
-    movies : DataFrame
-        One row per item, in the model's order, with title, year and genres ("Comedy|Drama").
-    popularity : ndarray, shape (n_items,)
-        Ratings per item: the order in which a search offers them.
+    `movies` has a row for each, with title, year and genres ("Comedy|Drama"); `popularity`, shape
+    (n_items,), its ratings: the order in which a search offers them.
     """
 
     def __init__(self, movies: pd.DataFrame, popularity: np.ndarray) -> None:

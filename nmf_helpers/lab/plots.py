@@ -24,20 +24,16 @@ def style(ax: Axes, **settings: Any) -> Axes:
 
 @as_written()
 def sparsity(matrix: Any, *, n_users: int = 150, n_items: int = 300) -> Chart:
-    """Draw a corner of the interaction matrix, beside the long tail of its films.
+    """Draw a corner of a sparse users x items matrix, beside the long tail of its films.
 
-    Parameters
-    ----------
-    matrix : sparse matrix, shape (users, items)
-    n_users, n_items : int
-        Size of the corner that is drawn, one dot for each rating.
+    The corner is of `n_users` by `n_items`, with one dot for each rating.
     """
     matrix, chart = check_matrix("matrix", matrix), Chart(width=9.0)
     left, right = chart.subplots(1, 2)
     users, items = matrix[:n_users, :n_items].nonzero()
     left.scatter(items, users, s=2, color=BLUE, marker="s", linewidths=0)
-    left.set(xlabel=f"film (the first {n_items:,})", ylabel=f"user (the first {n_users:,})")
-    left.set(xlim=(0, n_items), ylim=(n_users, 0))
+    left.set(xlabel=f"film (the first {n_items:,})", xlim=(0, n_items))
+    left.set(ylabel=f"user (the first {n_users:,})", ylim=(n_users, 0))
     left.grid(False)
     counts = np.sort(np.diff(matrix.tocsc().indptr))[::-1]  # (items,)
     counts = counts[counts > 0]
@@ -63,7 +59,11 @@ def learned_biases(
 ) -> Chart:
     """Draw the films with the highest and lowest of `biases`, shape (n_items,), by name."""
     biases = np.asarray(biases, float).ravel()  # (n_items,)
-    names, order = _names(titles, len(biases)), np.argsort(biases, kind="stable")
+    names = [shorten(title, 45) for title in titles]  # by their place, not by a table's labels
+    if len(names) != len(biases):
+        both = f"{len(names)} titles for {len(biases)} items"
+        raise ValueError(f"{both}: give one each, in the same order")
+    order = np.argsort(biases, kind="stable")
     shown = [*order[:n], *order[-n:]] if len(order) > 2 * n else [*order]
     chart = Chart(height=0.28 * len(shown) + 1.2)
     ax = style(chart.subplots(), xlabel=xlabel)
@@ -78,30 +78,15 @@ def learned_biases(
     return chart
 
 
-def _names(titles: Iterable[Any], n: int) -> list[str]:
-    """Return n titles, each on one line: by their place, not by a table's labels."""
-    names = [shorten(title, 45) for title in titles]
-    if len(names) != n:
-        raise ValueError(f"{len(names)} titles for {n} items: give one each, in the same order")
-    return names
-
-
 @as_written()
 def score_chart(
     scores: Mapping[str, float | Sequence[float]], *, xlabel: str, baselines: Iterable[str] = (),
     digits: int = 3, lower_is_better: bool | None = None,
 ) -> Chart:  # fmt: skip
-    """Draw scores side by side, best on top, with a dot for every seed.
+    """Draw scores side by side, best on top: for each name one, or one per seed, each a dot.
 
-    Parameters
-    ----------
-    scores : dict of name to score, or to one score per seed
-    xlabel : str
-        Metric and unit.
-    baselines : names
-        Those of `scores` that are not learned models; drawn hollow, the best as a line.
-    lower_is_better : bool, optional
-        By default whether `xlabel` names a loss or an error.
+    Those named in `baselines` are not learned models: drawn hollow, the best as a line. `xlabel`
+    is the metric with its unit; as it is named a small one is better, or as `lower_is_better` says.
     """
     values = {name: np.atleast_1d(np.asarray(v, float)) for name, v in scores.items()}
     lower = curves.lower_is_better(xlabel, lower_is_better)
@@ -114,8 +99,7 @@ def score_chart(
         if len(seeds) > 1:
             said[-1] += f" [{seeds.min():.{digits}f} to {seeds.max():.{digits}f}]"
         ax.plot(seeds, np.full(len(seeds), row), "|", color=BLUE, ms=14, mew=1.4)
-        face = "white" if name in hollow else BLUE
-        ax.plot(mean, row, "o", color=BLUE, mfc=face, ms=9, mew=2)
+        ax.plot(mean, row, "o", color=BLUE, mfc="white" if name in hollow else BLUE, ms=9, mew=2)
         ax.annotate(
             f"{mean:.{digits}f}", (mean, row), (0, 7), textcoords="offset points", ha="center",
             size=10, path_effects=HALO,

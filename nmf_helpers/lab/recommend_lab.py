@@ -44,8 +44,7 @@ class ItemRow(widgets.HBox):
     def __init__(self, scale: Mapping[str, float], rate: Callable[[int, float], Any]) -> None:
         self._rate, options = rate, [("✕", 0.0), *scale.items()]
         self.buttons = widgets.ToggleButtons(options=options, style={"button_width": "2.6em"})
-        self.name = widgets.HTML()
-        super().__init__([self.buttons, self.name])
+        super().__init__([self.buttons, widgets.HTML()])
         self.add_class("nmf-stars")
         self.show(None)
         self.buttons.observe(self._pressed, "value")
@@ -53,7 +52,7 @@ class ItemRow(widgets.HBox):
     def show(self, item: int | None, name: str = "", value: float = 0.0) -> None:
         """Show another item, rated so."""
         self.item: int | None = None  # a change made here is no press
-        self.buttons.value, self.name.value = value, literal(name)
+        self.buttons.value, self.children[1].value = value, literal(name)
         self.buttons.tooltips = [f"rate {name}: {label}" for label, _ in self.buttons.options]
         self.layout.display = "none" if item is None else None
         self.item = item
@@ -68,25 +67,14 @@ class RecommendLab(Lab):
 
     By keyboard: type part of a title, Enter for the first that is found, then a digit to rate it.
 
-    Parameters
-    ----------
-    recommend : callable or model
-        ``recommend(items, stars) -> scores``, shapes (rated,), (rated,), (n_items,): the fold-in
-        of a user whom the model has never seen, such as `FoldInWeights`; if it has
-        ``explain(item, items, stars)`` as well, a list says why. Or a model of likes with
-        ``fold_in(items)`` and ``explain(item, items)``, such as `ImplicitALS`: it is told what is
-        rated above the middle of `scale`; what is rated below is only left out.
-    movies, popularity
-        As in `Items`.
-    k : int
-        Length of the list.
-    scale : dict
-        Labels and values of the rating buttons: `STARS` or `THUMBS`.
+    `recommend` is the fold-in of a user whom the model has never seen: a function of items and
+    stars, both of shape (rated,), that returns scores, shape (n_items,), such as `FoldInWeights`;
+    with ``explain(item, items, stars)`` the list says why. Or it is a model of likes with
+    ``fold_in(items)`` and ``explain(item, items)``, such as `ImplicitALS`, which is told what is
+    rated above the middle of `scale`. `movies` and `popularity` are as in `Items`, `k` is the
+    length of the list, and `scale` has labels and values of the buttons: `STARS` or `THUMBS`.
 
-    Attributes
-    ----------
-    ratings : dict of item to stars
-        The latest last.
+    `ratings` holds what was rated, by item, the latest last.
     """
 
     def __init__(

@@ -33,23 +33,14 @@ Make = Callable[..., tuple[Any, Iterator[Mapping[str, Any]]]]
 class TrainingLab(parts.Lab):
     """Sliders, Train and Stop, a live curve and a table of runs over any training loop.
 
-    Parameters
-    ----------
-    make : callable
-        ``make(lr=, weight_decay=, n_epochs=, seed=, **controls) -> (model, records)``, where
-        `records` yields one dict an epoch: "epoch", `metric`, `train_metric`, and what you like.
-    lr, weight_decay, n_epochs, seed : number or (low, start, high)
-        Where the controls start. lr=None leaves it out, and the argument; so does weight_decay.
-    controls : dict of name to widget, bool, list of choices or (low, start, high)
-        Further arguments of `make`; see `nmf_helpers.lab.controls.control`.
-    **plot
-        metric, train_metric, lower_is_better, baseline, ylabel, ylim, digits, as in `LossCurves`.
+    ``make(lr=, weight_decay=, n_epochs=, seed=, **controls)`` returns a model and its records: one
+    dict an epoch with "epoch", `metric`, `train_metric`, and what you like. The four numbers, or
+    (low, start, high), are where their controls start; None leaves a control out, and its argument.
+    `controls` has further arguments of `make` as `nmf_helpers.lab.controls.control` takes them, and
+    `plot` metric, train_metric, lower_is_better, baseline, ylabel, ylim, digits, as in
+    `LossCurves`.
 
-    Attributes
-    ----------
-    runs : list of Run
-        In the order they were trained.
-    controls : dict of name to widget
+    `runs` holds each `Run` in the order of training, `controls` the widgets by name.
     """
 
     _living: ClassVar[weakref.WeakSet] = weakref.WeakSet()
