@@ -104,6 +104,33 @@ def test_a_notebook_has_its_sections_in_order(source):
         assert "\n## Lab\n" in text and "baseline=" in text
 
 
+def way(source):
+    """The line that leads to the notebooks before and after, and to the contents."""
+    titles = [re.search(r"^# (.+)$", path.read_text("utf-8"), re.M)[1] for path in SOURCES]
+    place, links = SOURCES.index(source), ["[contents](start-here.ipynb)"]
+    if place > 0:
+        links.insert(0, f"[← {titles[place - 1]}]({SOURCES[place - 1].stem}.ipynb)")
+    if place < len(SOURCES) - 1:
+        links.append(f"[{titles[place + 1]} →]({SOURCES[place + 1].stem}.ipynb)")
+    return " · ".join(links)
+
+
+@each
+def test_a_notebook_begins_and_ends_with_the_way_to_the_others(source):
+    written = [cell.source for cell in run_half(source).cells if cell.cell_type == "markdown"]
+    assert (written[0].splitlines()[0], written[-1].splitlines()[-1]) == (way(source),) * 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_begins_with_the_way_to_the_contents_and_is_listed_there(page):
+    contents = (FOLDER / "start-here.md").read_text("utf-8")
+    if page.stem != "start-here":
+        assert run_half(page).cells[0].source.startswith("[contents](start-here.ipynb)\n\n# ")
+        assert f"]({page.stem}.ipynb)" in contents
+    else:
+        assert all(f"]({source.stem}.ipynb)" in contents for source in SOURCES)
+
+
 @each
 def test_every_picture_has_alt_text_with_what_it_shows(source):
     widget = "application/vnd.jupyter.widget-view+json"  # a lab's own picture says less

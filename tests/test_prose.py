@@ -382,7 +382,7 @@ def terms():
 
 def first_uses(text, number, known):
     """Complaints about the terms of one notebook: used too early, or not linked at first."""
-    text = re.sub(r"(?m)^#.*$", "", text)  # a heading bears no link
+    text = re.sub(r"(?m)^#.*$|^.*\[contents\]\(.*$", "", text)  # headings and ways bear no link
     for anchor, (term, introduced) in known.items():
         linked = text.find(f"](glossary.ipynb#{anchor})")
         if number < introduced and linked >= 0:
