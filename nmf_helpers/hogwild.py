@@ -11,8 +11,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from itertools import count
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -46,25 +46,19 @@ def train_hogwild(
 ) -> Generator[Record, None, None]:  # fmt: skip
     """Train a model in several processes at once, yielding one record per epoch.
 
-    The model's weights lie in shared memory. Each worker walks its own shard of the data with
-    its own random state and adds its updates straight to them, in place. One epoch is one pass
-    over the data, whatever the number of workers. (Niu, Recht, Ré and Wright 2011, "HOGWILD!: A
-    Lock-Free Approach to Parallelizing Stochastic Gradient Descent".)
+    The weights lie in shared memory. Each worker walks its own shard of the data with its own
+    random state and adds its updates straight to them. One epoch is one pass over the data,
+    whatever the number of workers. (Niu, Recht, Ré and Wright 2011, "HOGWILD!: A Lock-Free
+    Approach to Parallelizing Stochastic Gradient Descent".)
 
-    ``make_step(model)``, sent to the workers, returns the step that each takes, such as
-    ``functools.partial(BPRStep, lr=0.05)``; ``rates(epoch)`` the ``lr``, ``weight_decay`` and
-    ``batch_size`` (of one worker) of an epoch. With ``n_epochs=None`` it goes on as long as
-    somebody asks. `seed` decides the shards and each worker's random state; with more than one
-    worker a run is still not repeatable: who writes first is up to the machine. An epoch may take
-    `timeout` seconds before a worker counts as hung. For `start_method` see `_context`.
+    ``make_step(model)`` returns the step that a worker takes: ``partial(BPRStep, lr=0.05)``;
+    ``rates(epoch)`` the ``lr``, ``weight_decay`` and ``batch_size`` (of one worker). With
+    ``n_epochs=None`` it goes on as long as somebody asks. `seed` decides shards and random states;
+    with two workers a run is still not repeatable: who writes first is up to the machine.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For settings that cannot work, too little shared memory, or what cannot be sent.
-    Diverged, WorkerError
-        If a worker diverges; if it raises, dies or hangs. The others are ended, the model keeps
-        what it has.
+    A ValueError or TypeError says what cannot work, be shared or be sent. If a worker diverges
+    (Diverged), raises, dies or takes over `timeout` seconds for an epoch (WorkerError), the others
+    are ended; the model keeps what it has.
     """
     check_number("n_workers", n_workers, at_least=1, at_most=MOST_WORKERS, whole=True)
     check_number("timeout", timeout, above=0)
@@ -73,10 +67,21 @@ def train_hogwild(
     make_step(model)  # refuse what cannot work before starting
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     shards = order.chunk(n_workers)  # fewer than n_workers when there are fewer samples
-    seeds = count(1000 * (1000 * seed + start_epoch))  # of the workers: others when resumed
-    with _started(
-        (model, dataset, make_step), [*zip(seeds, shards, strict=False)], start_method
-    ) as workers:
+    dataset = copy.copy(dataset)
+    dataset.generator = None  # each worker makes its own
+    context = _context(start_method)
+    if context.get_start_method() != "fork":  # which sends nothing
+        _check_sendable((model, dataset, make_step, shards))
+    model.share_memory()
+    workers: list[Worker] = []
+    try:
+        for rank, shard in enumerate(shards):
+            ours, theirs = context.Pipe()
+            own_seed = 1000 * (1000 * seed + start_epoch) + rank
+            job = (theirs, rank, own_seed, model, dataset, make_step, shard)
+            workers.append((context.Process(target=_work, args=job, daemon=True), ours))
+            workers[-1][0].start()
+            theirs.close()  # so that the parent notices when the worker's end closes
         _answers(workers, timeout)  # started, data unpacked
         for epoch in count(start_epoch) if n_epochs is None else range(start_epoch, n_epochs + 1):
             start, told = time.perf_counter(), (epoch, dict(rates(epoch)))
@@ -89,6 +94,8 @@ def train_hogwild(
             seconds = time.perf_counter() - start
             model.eval()
             yield record | dict(evaluate(model) if evaluate else {}) | {"seconds": seconds}
+    finally:  # also on an interrupt, and when the reader of the records stops early
+        _end(workers)
 
 
 def _work(
@@ -123,38 +130,6 @@ def _end_with_parent() -> None:
     """Wait for the parent's death, and follow it, even in the middle of an epoch."""
     wait([parent_process().sentinel])  # type: ignore[union-attr]
     os._exit(1)
-
-
-@contextmanager
-def _started(
-    job: tuple[nn.Module, Interactions, Callable], own: list[tuple[int, Tensor]], method: str | None
-) -> Iterator[list[Worker]]:
-    """Start a worker for each (seed, shard); however the block ends, leave no process behind."""
-    model, dataset, make_step = job
-    dataset = copy.copy(dataset)
-    dataset.generator = None  # each worker makes its own
-    context = _context(method)
-    if context.get_start_method() != "fork":  # which sends nothing
-        _check_sendable((model, dataset, make_step, own))
-    model.share_memory()
-    workers: list[Worker] = []
-    try:
-        for rank, (seed, shard) in enumerate(own):
-            ours, theirs = context.Pipe()
-            arguments = (theirs, rank, seed, model, dataset, make_step, shard)
-            workers.append((context.Process(target=_work, args=arguments, daemon=True), ours))
-            workers[-1][0].start()
-            theirs.close()  # so that the parent notices when the worker's end closes
-        yield workers
-    finally:  # also on an interrupt, and when the reader of the records stops early
-        processes = [process for process, _ in workers if process.pid is not None]
-        for end in (BaseProcess.terminate, BaseProcess.kill):
-            for process in processes:
-                end(process)  # nothing, if it has ended
-            for process in processes:
-                process.join(2)
-        for _, connection in workers:
-            connection.close()
 
 
 def _context(start_method: str | None) -> Any:
@@ -240,3 +215,15 @@ def _receive(rank: int, process: BaseProcess, pipe: Connection) -> Any:
         "signal (-9: killed, often for lack of memory). Code 1 at the start: a script must start "
         'training under if __name__ == "__main__":, since each worker imports the script anew'
     )
+
+
+def _end(workers: list[Worker]) -> None:
+    """Leave no process behind: terminate, then kill."""
+    processes = [process for process, _ in workers if process.pid is not None]
+    for end in (BaseProcess.terminate, BaseProcess.kill):
+        for process in processes:
+            end(process)  # nothing, if it has ended
+        for process in processes:
+            process.join(2)
+    for _, connection in workers:
+        connection.close()

@@ -46,20 +46,16 @@ class Pipeline(Settings, Scorer):
     train : sparse matrix or array, shape (n_users, n_items)
         Ratings, or ones for implicit feedback.
     evaluate_on : dict of name to matrix of the same shape
-        Held-out entries to follow after each epoch, such as ``{"validation": matrix}``. Nothing
-        is chosen by them, but for `patience`.
+        Held-out entries to follow, ``{"validation": matrix}``. Only `patience` chooses by them.
     model : class
         Called as ``model(n_users, n_items, n_factors=…, **model_options)``; the attribute is what
         it built. What is not given, `dropout` too, is the model's own.
     init : {"normal", "svd"}
-        Start the factors from noise (its size is the model's ``init_std``) or from who rated what
-        (`nmf_helpers.models.svd_init`, of size `svd_scale`).
+        Start from noise of the model's ``init_std``, or from who rated what, at size `svd_scale`.
     lr, lr_schedule : float, {"constant", "linear"}
-        Learning rate of one sample, as losses are summed over the batch; "linear" lets it fall to
-        nearly zero in the last epoch.
-    optimizer : str or class
+        Of one sample, as losses are summed over the batch; "linear" lets it fall to nearly zero.
+    optimizer, loss : str, or class and callable
         A name in `nmf_helpers.training.OPTIMIZERS`, or a class such as ``torch.optim.Adam``.
-    loss : str or callable
         "mse" for ratings; "bpr" (or "squared_sigmoid") to rank pairs; or ``loss(prediction,
         target)``, which gets differences of scores if it has an attribute ``pairwise = True``.
     step : {"autograd", "by_hand"}
@@ -71,9 +67,8 @@ class Pipeline(Settings, Scorer):
         Training items are left out of rankings.
     patience : int, optional
         Stop when the first of `metrics` (else the loss) on the part named "validation" has not
-        improved for so many epochs, and whenever training ends go back to the best epoch. Without
-        such a part, `validation_fraction` of `train` becomes the attribute ``validation``, and
-        the rest ``train_part``.
+        improved for so many epochs, and at the end go back to the best epoch. Without such a part
+        `validation_fraction` of `train` becomes ``validation``, and the rest ``train_part``.
     seed : int
         Decides the model that is built and, with the number of an epoch, all that is drawn in it.
     sparse, n_workers, device : bool, int, str
@@ -141,9 +136,9 @@ class Pipeline(Settings, Scorer):
         if held.all() or not held.any():
             share = f"validation_fraction={self.validation_fraction} of {len(data)} entries"
             raise ValueError(f"{share} leaves nothing to train on or nothing to validate on")
-        (row, column), shape = self.train.tocoo().coords, self.shape_
+        row, column = self.train.tocoo().coords
         self.train_part, self.validation = (
-            sp.csr_array((data[m], (row[m], column[m])), shape) for m in (~held, held)
+            sp.csr_array((data[m], (row[m], column[m])), self.shape_) for m in (~held, held)
         )
 
     def _check_metrics(self) -> None:
@@ -153,11 +148,8 @@ class Pipeline(Settings, Scorer):
                     raise ValueError(f"unknown metric {metric!r}: did you mean 'rmse'?")
                 if self.pairwise:
                     raise ValueError('"rmse" compares with ratings, but this loss only ranks')
-            elif (scores.parse_metric(metric)[1] or 1) > self.n_items:
-                there = f"the {self.n_items} items there are"
-                raise ValueError(f"{metric!r} asks for more than {there}: choose other metrics")
-
-    # ------------------------------------------------------------------ training
+            elif (scores.parse_metric(metric)[1] or 1) > (n := self.n_items):
+                raise ValueError(f"{metric!r} asks for more than the {n} items: choose another")
 
     def fit(self, checkpoint: str | os.PathLike | None = None, every: int = 1) -> Pipeline:
         """Train until `n_epochs` are done, and return the pipeline.
@@ -174,9 +166,8 @@ class Pipeline(Settings, Scorer):
         save = (lambda: None) if checkpoint is None else partial(self.save, checkpoint)
         save()  # whatever keeps it from being written is better known now
         epochs = {"total": self.n_epochs, "initial": len(self.history), "unit": "epoch"}
-        bar = tqdm(**epochs, disable=not self.verbose)
         try:
-            with bar, closing(self.epochs()) as records:
+            with tqdm(**epochs, disable=not self.verbose) as bar, closing(self.epochs()) as records:
                 for record in records:
                     bar.update()
                     bar.set_postfix(list(record.items())[1:-1])  # but the epoch and seconds
@@ -192,10 +183,7 @@ class Pipeline(Settings, Scorer):
         if self._finished():
             return
         if not self.train.nnz:
-            raise ValueError(
-                "train is empty. To go on training a saved pipeline, give Pipeline.load the matrix "
-                "that it was trained on"
-            )
+            raise ValueError("train is empty: give Pipeline.load the matrix it was trained on")
         records, ended = self._records(), False
         try:
             while not self._finished():
@@ -241,12 +229,12 @@ class Pipeline(Settings, Scorer):
     def _make_step(self) -> Callable[..., Any]:
         """The step's class with its settings: what is called with a model, here or in a worker."""
         rates = {"lr": self.lr, "weight_decay": self.weight_decay}
-        if self.step == "by_hand":
-            if self._loss is not bpr_loss:
-                raise ValueError('step="by_hand" is for loss="bpr" only: use step="autograd"')
-            return partial(BPRStep, **rates)
-        ours = {"loss": self._loss, "optimizer": self.optimizer, "reduction": "sum"}
-        return partial(training.GradientStep, **rates, **ours)
+        if self.step == "autograd":
+            ours = {"loss": self._loss, "optimizer": self.optimizer, "reduction": "sum"}
+            return partial(training.GradientStep, **rates, **ours)
+        if self._loss is not bpr_loss:
+            raise ValueError('step="by_hand" is for loss="bpr" only: use step="autograd"')
+        return partial(BPRStep, **rates)
 
     def _rates(self, epoch: int) -> dict[str, Any]:
         """Return what an epoch is trained with, of all that may be changed between epochs."""
@@ -310,10 +298,8 @@ class Pipeline(Settings, Scorer):
                 torch.cuda.manual_seed_all(shared)
             yield
 
-    # ------------------------------------------------------------------ using the model
-
     def _scores(self, users: np.ndarray) -> np.ndarray:
-        return self.model._scores(users) * self.rating_unit
+        return self.model.score_matrix(users) * self.rating_unit
 
     def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         return models.FactorModel._pairs(self.model, users, items) * self.rating_unit
@@ -321,8 +307,6 @@ class Pipeline(Settings, Scorer):
     def rmse(self, matrix: Any) -> float:
         """Return the RMSE over a matrix's entries, predictions clipped to the training range."""
         return scores.rmse(self, matrix, clip=self.rating_range)
-
-    # ------------------------------------------------------------------ files
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything but the matrices to a file, all of it or nothing."""

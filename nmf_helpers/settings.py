@@ -74,16 +74,14 @@ class Settings:
         known -= {"n_users", "n_items"}
         ours = {"n_factors": self.n_factors, "dropout": self.dropout, "sparse": self.sparse or None}
         ours = {option: value for option, value in ours.items() if value is not None}
+        name = model.__name__
         for option in ours.keys() - known:
-            name = model.__name__
             raise ValueError(f"{name} has no {option}: leave it out, or use another model")
         for option in others:
-            nearest(f"option of Pipeline or {model.__name__}", option, {*self.defaults, *known})
+            nearest(f"option of Pipeline or {name}", option, {*self.defaults, *known})
         if self.init == "svd" and others.keys() & {"init_std", "init_mean"}:
-            raise ValueError(
-                'init_std and init_mean belong to init="normal", and this start is "svd", of size '
-                'svd_scale: say init="normal" as well, or svd_scale instead'
-            )
+            hint = 'this start is "svd": say init="normal" as well, or svd_scale instead'
+            raise ValueError(f'init_std and init_mean belong to init="normal", and {hint}')
         return ({"global_mean": mean} if "global_mean" in known else {}) | ours | dict(others)
 
 
@@ -91,7 +89,7 @@ def find_device(name: str, n_workers: int) -> torch.device:
     """Return the device of this name; "auto" is a GPU if there is one."""
     has_gpu = torch.cuda.is_available()
     if name == "auto":
-        return torch.device("cuda" if has_gpu and not n_workers else "cpu")
+        name = "cuda" if has_gpu and not n_workers else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -33,7 +33,7 @@ def dying(model):
 distributed.merge_models, distributed.HELD_OUT = dying, 40
 distributed.SETTINGS |= {"n_factors": 4, "batch_size": 64}
 distributed.main()
-os.write(1, f"merged {n_merged}\n".encode())  # at once: two processes write
+os.write(1, b"merged %d\\n" % n_merged)  # at once: two processes write
 """
 
 
