@@ -56,11 +56,9 @@ def load_ratings(
 
     Raises
     ------
-    ValueError
-        Unknown name, or a file that can't be read without doubt: the message says where, why, and
-        what to write.
-    OSError
-        No file at this path; or ``"100k"`` is not in the cache and can't be fetched.
+    ValueError, OSError
+        Unknown name; no file; one that can't be read without doubt (the message says where, why,
+        and what to write); or ``"100k"`` can't be fetched.
     """
     if not isinstance(name, str | Path):
         what = f"a name or the path of a file, not {type(name).__name__}"
@@ -105,8 +103,7 @@ def split_ratings(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split ratings at random, each row by itself, into (train, valid).
 
-    Every row goes to train with probability `train_fraction`, so that the sizes come out near
-    that fraction, not exactly at it.
+    Every row goes to train with probability `train_fraction`: sizes come out near it, not at it.
     """
     check_table(df, "df", ())
     check_number("train_fraction", train_fraction, above=0, below=1)
@@ -223,9 +220,8 @@ def interaction_matrix(
         check_number("threshold", threshold)
         keep = df["rating"].to_numpy() >= threshold
         if not keep.any():
-            raise ValueError(
-                f"no rating reaches the threshold {threshold}: the highest is {df['rating'].max()}"
-            )
+            most = df["rating"].max()
+            raise ValueError(f"no rating reaches the threshold {threshold}: the highest is {most}")
         rows, columns, values = rows[keep], columns[keep], np.ones(keep.sum(), "float32")
     return sparse.csr_matrix((values, (rows, columns)), shape=shape)
 

@@ -14,11 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import compress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 from zipfile import ZipFile
@@ -74,10 +74,7 @@ def fetch_100k(
             return read_archive(path.read_bytes(), sha256)
         except Exception as error:  # an archive can be broken in many ways; get a new one
             failures.append(f"{path}: {error}")
-    try:
-        check_writable(path.parent)
-    except FetchError as error:
-        raise FetchError("\n".join([*failures, str(error)])) from error
+    check_writable(path.parent, *failures)
     for name, route in (routes or usual_routes()).items():
         try:
             archive = route()
@@ -108,13 +105,21 @@ def usual_routes() -> dict[str, Callable[[], bytes]]:
     return routes
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, *failures: str) -> None:
     """Create the folder if need be; raise FetchError if no file can be written in it."""
+    with _writing(folder, *failures):
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+@contextmanager
+def _writing(folder: Path, *failures: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        yield
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        why = f"the cache folder {folder} can't be written ({error}). Make room or set the "
+        why += "environment variable NMF_DATA_DIR to a folder of yours, or work with "
+        raise FetchError("\n".join([*failures, why + 'load_ratings("latest-small")'])) from error
 
 
 def download(url: str, sha256: str | None = None, seconds: float = 120, stall: float = 10) -> bytes:
@@ -174,12 +179,11 @@ def read_archive(content: bytes, sha256: str = RATINGS_SHA256) -> ML100K:
     that point outside the archive, no archive at all, or one without ML-100K in it.
     """
     with ZipFile(io.BytesIO(content)) as archive:
-        for name in archive.namelist():
-            # Nothing is unpacked to disk here, but an archive that tries to escape isn't ours.
-            path = PurePosixPath(name.replace("\\", "/"))
-            if path.is_absolute() or ".." in path.parts or ":" in name:
-                raise ValueError(f"the archive has an unsafe name in it: {name!r}")
-        from_wheel = any(name.startswith("recbole/") for name in archive.namelist())
+        names = archive.namelist()
+        # Nothing is unpacked to disk here, but an archive that tries to escape isn't ours.
+        if unsafe := [name for name in names if re.search(r"^[/\\]|(^|[/\\])\.\.|:", name)]:
+            raise ValueError(f"the archive has an unsafe name in it: {unsafe[0]!r}")
+        from_wheel = any(name.startswith("recbole/") for name in names)
         contents = _read_wheel(archive) if from_wheel else _read_zip(archive)
     _verified(contents.ratings, sha256, "u.data")
     return contents
@@ -230,20 +234,12 @@ def _store(content: bytes, path: Path) -> None:
                 left.unlink()
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may write at once
     try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        # Windows won't replace a file that another process is reading: then that process has one,
-        # and we have ours in memory.
-        if not (isinstance(error, PermissionError) and path.exists()):
-            raise _unwritable(path.parent, error) from error
+        with _writing(path.parent):
+            part.write_bytes(content)
+            # Windows won't replace a file that another process is reading: then that process has
+            # one, and we have ours in memory.
+            with suppress(PermissionError) if path.exists() else nullcontext():
+                part.replace(path)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-def _unwritable(folder: Path, error: OSError) -> FetchError:
-    return FetchError(
-        f"the cache folder {folder} can't be written ({error}). Make room or set the environment "
-        'variable NMF_DATA_DIR to a folder of yours, or work with load_ratings("latest-small")'
-    )

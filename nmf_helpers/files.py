@@ -33,14 +33,9 @@ def read_ratings(
     encoding: str = "utf-8",
     keep: Keep = None,
 ) -> pd.DataFrame:
-    """Read a file of ratings, text or Parquet: :func:`nmf_helpers.data.load_ratings` without names.
+    """Read a file of ratings: what :func:`nmf_helpers.data.load_ratings` does with a path.
 
-    Raises
-    ------
-    FileNotFoundError
-        No file at this path.
-    ValueError
-        Anything that isn't clear; the message names the file and, in a text, the line.
+    A ValueError for what isn't clear names the file and, in a text, the line.
     """
     path = Path(path).expanduser()
     if not path.is_file():

@@ -47,21 +47,11 @@ def check_ratings(
 ) -> pd.DataFrame:
     """Return the rating columns of a table with their proper types, or say what is wrong.
 
-    Parameters
-    ----------
-    df
-        ``userId``, ``movieId``, ``rating`` and, if there is one, ``timestamp``.
-    source, where
-        What an error calls the table, and a row.
-    decimal, keep
-        As in :func:`nmf_helpers.data.load_ratings`.
-
-    Returns
-    -------
-    DataFrame
-        ``userId`` and ``movieId`` as int64, or as text if one of the column isn't a plain whole
-        number ("007" is not 7); ``rating`` as float64; ``timestamp`` as int64 seconds since 1970,
-        dates without a time zone taken as UTC. Index and ``attrs`` stay.
+    ``userId`` and ``movieId`` become int64, or text if one of the column isn't a plain whole number
+    ("007" is not 7); ``rating`` float64; ``timestamp``, if there is one, int64 seconds since 1970,
+    dates without a time zone taken as UTC. Index and ``attrs`` stay. An error calls the table
+    `source`, and a row as `where` says; `decimal` and `keep` are as in
+    :func:`nmf_helpers.data.load_ratings`.
 
     Raises
     ------
@@ -91,11 +81,11 @@ def check_ratings(
     twice = result.duplicated(["userId", "movieId"], keep=keep or "first").to_numpy()
     if twice.any() and not keep:
         row = int(twice.argmax())
+        user, item = result.iloc[row, :2]
         raise ValueError(
-            f"{source}: user {result['userId'].iloc[row]} rates movie {result['movieId'].iloc[row]}"
-            f" more than once, again in {where(row)} ({twice.sum()} such rows); keep one, with "
-            'load_ratings(path, keep="last") or df.drop_duplicates(["userId", "movieId"], '
-            'keep="last")'
+            f"{source}: user {user} rates movie {item} more than once, again in {where(row)} "
+            f"({twice.sum()} such rows); keep one: load_ratings(path, keep='last'), or "
+            "df.drop_duplicates(['userId', 'movieId'], keep='last')"
         )
     result.attrs = df.attrs
     return result[~twice].reset_index(drop=True) if keep else result
