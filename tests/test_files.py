@@ -327,7 +327,9 @@ ODDITIES = [
     "CRLF", "BOM", "latin-1", "gz", "named gz", "quote all", "decimal comma", "note", "a field less",  # noqa: E501
     "comment", "other names", "no names",
 ]  # fmt: skip
-FAULTS = {"row names", "duplicate", "NaN", "infinite", "empty", "a field less", "comment"}
+FAULTS = {
+    "row names", "duplicate", "NaN", "infinite", "empty", "a field less", "comment", "thousands"
+}  # fmt: skip
 CLEAR = {
     "a point zero", "blank", "CRLF", "BOM", "gz", "named gz", "quote all", "note", "no names",
     "other names",
@@ -355,7 +357,10 @@ def files(draw):
         stars = [star.replace(".", ",") for star in stars]
     for oddity, text in (("NaN", "NA"), ("infinite", "inf"), ("empty", "")):
         if oddity in odd:
-            stars[draw(st.integers(0, len(rows) - 1))] = text
+            column = stars if oddity == "infinite" else draw(st.sampled_from([*ids, stars]))
+            column[draw(st.integers(0, len(rows) - 1))] = text
+    if sep == ";" and "1.234" in stars:
+        odd |= {"thousands"}  # or not: nobody can tell
     columns = {"userId": ids[0], "movieId": ids[1], "rating": stars}
     if time:
         columns["timestamp"] = [
@@ -365,7 +370,7 @@ def files(draw):
     else:
         truth = truth[:3]
     if "note" in odd:
-        columns["note"] = ["" if place % 2 else "fine" for place in range(len(rows))]
+        columns["note"] = [draw(st.sampled_from(["", "fine"])) for _ in rows]
     order = draw(st.permutations([*columns]))
     body = [list(fields) for fields in zip(*(columns[name] for name in order), strict=True)]
     return laid_out(draw, odd, sep, order, body, truth, clear=time != "slashes" and sep != ";")
@@ -383,11 +388,12 @@ def laid_out(draw, odd, sep, order, body, truth, clear):
     options, header = {}, [f"My{name}" if "other names" in odd else name for name in order]
     body += body[:1] * ("duplicate" in odd)
     if "row names" in odd:  # as R writes them
-        body = [[f"{row}", *(t or "NA" for t in fields)] for row, fields in enumerate(body, 1)]
+        empty = draw(st.sampled_from(["", "NA"]))
+        body = [[f"{row}", *(t or empty for t in fields)] for row, fields in enumerate(body, 1)]
     if "a field less" in odd:
         body[-1] = body[-1][:-1]
     if "comment" in odd:
-        body.insert(draw(st.integers(0, len(body))), ["# checked", *[""] * (len(order) - 1)])
+        body.insert(draw(st.integers(0, len(body))), ["#" + body[0][0], *body[0][1:]])
     if odd & {"no names", "other names"}:
         by_name = {
             theirs: ours for theirs, ours in zip(header, order, strict=True) if ours in COLUMNS
