@@ -81,7 +81,7 @@ def check_ratings(
     twice = result.duplicated(["userId", "movieId"], keep=keep or "first").to_numpy()
     if twice.any() and not keep:
         row = int(twice.argmax())
-        user, item = result.iloc[row, :2]
+        user, item = (result[name].iloc[row] for name in COLUMNS[:2])
         raise ValueError(
             f"{source}: user {user} rates movie {item} more than once, again in {where(row)} "
             f"({twice.sum()} such rows); keep one: load_ratings(path, keep='last'), or "
