@@ -43,7 +43,8 @@ def course(tmp_path, monkeypatch):
     """A small course, as a wheel brings it: a notebook and a page."""
     monkeypatch.setattr(start, "INSTALLED", tmp_path / "installed")
     start.INSTALLED.mkdir()
-    write(start.INSTALLED / "01-encoding.ipynb", new_code_cell("first = 1"))
+    for name in ("01-encoding", "02-dot-product-mf"):
+        write(start.INSTALLED / f"{name}.ipynb", new_code_cell("first = 1"))
     write(start.INSTALLED / "glossary.ipynb", new_markdown_cell("# Glossary"))
     return start.INSTALLED
 
@@ -136,7 +137,7 @@ def test_a_clean_copy_runs_from_nothing_to_its_end(tmp_path):
 
 def test_a_folder_has_notebooks_and_pages_and_nothing_else_to_be_seen(folder):
     seen = [path.name for path in sorted(folder.iterdir()) if path.name[0] != "."]
-    assert seen == ["01-encoding.ipynb", "glossary.ipynb"]
+    assert seen == ["01-encoding.ipynb", "02-dot-product-mf.ipynb", "glossary.ipynb"]
 
 
 def test_what_is_there_stays_and_what_is_missing_comes_back(folder):
@@ -177,11 +178,12 @@ def test_a_newer_edition_is_announced_until_it_is_fetched(folder, course):
     assert start.copy_notebooks(folder) == []
 
 
-def test_the_last_one_worked_on_is_opened_and_at_first_the_first(folder):
+def test_the_last_notebook_worked_on_is_opened_and_at_first_the_first_but_never_a_page(folder):
+    os.utime(folder / "glossary.ipynb", (3e9, 3e9))
     assert start.last_worked_on(folder).name == "01-encoding.ipynb"
-    os.utime(folder / "glossary.ipynb", (2e9, 2e9))
-    assert start.last_worked_on(folder).name == "glossary.ipynb"
-    (folder / "glossary.ipynb").unlink()
+    os.utime(folder / "02-dot-product-mf.ipynb", (2e9, 2e9))
+    assert start.last_worked_on(folder).name == "02-dot-product-mf.ipynb"
+    (folder / "02-dot-product-mf.ipynb").unlink()
     assert start.last_worked_on(folder).name == "01-encoding.ipynb"
 
 

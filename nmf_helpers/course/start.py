@@ -111,9 +111,9 @@ def copy_notebooks(folder: Path, again: Path | None = None) -> list[str]:
 
 
 def last_worked_on(folder: Path) -> Path:
-    """Return the copy that was saved last, or the first notebook's if none has been."""
+    """Return the notebook, not page, that was saved last, or the first if none has been."""
     made = {name: made for name, (_, made) in read(folder)["editions"].items()}
-    times = {p: p.stat().st_mtime for p in folder.glob("*.ipynb") if p.name in made}
+    times = {p: p.stat().st_mtime for p in folder.glob("0*.ipynb") if p.name in made}
     worked_on = [p for p in times if times[p] > made[p.name]]
     return max(worked_on, key=times.__getitem__, default=min(times))
 
