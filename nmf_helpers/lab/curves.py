@@ -163,6 +163,7 @@ class LossCurves(Chart):
     are the decimals in labels and alt text.
     """
 
+    @as_written()
     def __init__(
         self, history: History = (), *, metric: str | None = None,
         train_metric: str | None = "train_loss", lower_is_better: bool | None = None,
@@ -172,6 +173,7 @@ class LossCurves(Chart):
         ylim: tuple[float, float] | None = None, digits: int = 3,
     ) -> None:  # fmt: skip
         super().__init__(height=4.3)
+        self.set_layout_engine(None)
         self.metric, self.train_metric, self._said = metric or "", train_metric, lower_is_better
         self.n_epochs, self.ylim, self._number = n_epochs, ylim, f"{{:.{digits}f}}".format
         self.baselines = dict([baseline] if isinstance(baseline, tuple) else baseline or {})
@@ -212,7 +214,10 @@ class LossCurves(Chart):
             line = column(run, "epoch"), column(run, self.metric)
             ax.plot(*line, color=colour, ls=dashes, lw=1.4, label=shorten(label, 38))
         self.moving = [self.train, self.validation, self.best, self.note]
-        self.legend(loc="outside lower center", ncols=2, columnspacing=1.5, labelspacing=0.25)
+        # Not the layout of other charts: that takes as long again as drawing.
+        rows = math.ceil(len(ax.get_legend_handles_labels()[0]) / 2)
+        self.subplots_adjust(0.11, 0.15 + 0.052 * rows, 0.985, 0.94)
+        self.legend(loc="lower center", ncols=2, columnspacing=1.5, labelspacing=0.25)
 
     def show(self, history: History) -> "LossCurves":  # type: ignore[override]
         """Draw `history` from now on; the axes move only if it would not fit."""
@@ -249,7 +254,8 @@ class LossCurves(Chart):
         a half times the largest baseline or best value, and the curve comes in from above.
         """
         lines = list(self.baselines.values())
-        values += lines + [v for run in self.ghosts.values() for v in column(run, self.metric)]
+        names, ghosts = (self.metric, self.train_metric), self.ghosts.values()
+        values += lines + [v for run in ghosts for name in names for v in column(run, name)]
         finite = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
         low, high = min(finite), max(finite)
         if self.lower and low > 0:
