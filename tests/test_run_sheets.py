@@ -12,6 +12,7 @@ needs is run.
 """
 
 import ast
+import inspect
 import re
 import symtable
 from functools import cache
@@ -22,7 +23,7 @@ import nbformat
 import pytest
 import torch
 
-import nmf_helpers.lab
+from nmf_helpers.lab import TrainingLab
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PAGE = FOLDER / "INSTRUCTORS.md"
@@ -78,6 +79,13 @@ def starting(control):
     return control[0] if isinstance(control, list) else control
 
 
+def only_recorded(make, **given):
+    """What a lab would be made of, its defaults included."""
+    bound = inspect.signature(TrainingLab).bind(make, **given)
+    bound.apply_defaults()
+    return SimpleNamespace(**bound.arguments | bound.arguments["plot"])
+
+
 @cache
 def lab(number):
     """`run` and `line` of a notebook's lab; the lab itself stays unbuilt."""
@@ -85,15 +93,12 @@ def lab(number):
     known = {}
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            nmf_helpers.lab,
-            "TrainingLab",
-            lambda make, **given: SimpleNamespace(make=make, **given),
-        )
+        patch.setattr("nmf_helpers.lab.TrainingLab", only_recorded)
         exec(needed_for("lab", code_up_to_the_lab(path)), known)
     built = known["lab"]
     settings = {name: starting(getattr(built, name)) for name in ("lr", "weight_decay", "n_epochs")}
-    settings |= {name: starting(control) for name, control in built.controls.items()}
+    settings |= {name: starting(control) for name, control in (built.controls or {}).items()}
+    settings = {name: value for name, value in settings.items() if value is not None}
 
     @cache
     def run(**changes):
