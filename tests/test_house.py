@@ -95,7 +95,7 @@ SIZES = {
     "core": (4_136, [p for p in PACKAGE.glob("*.py") if p.name != "__main__.py"]),
     "lab": (1_460, [*PACKAGE.glob("lab/**/*.py")]),
     "course": (1_210, [*PACKAGE.glob("course/**/*.py"), PACKAGE / "__main__.py"]),
-    "tests": (10_306, [*ROOT.glob("tests/**/*.py")]),
+    "tests": (10_311, [*ROOT.glob("tests/**/*.py")]),
 }
 LONGEST_FILE, LONGEST_FUNCTION = 350, 60
 
