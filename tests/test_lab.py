@@ -344,6 +344,17 @@ def test_an_error_is_shown_raised_by_wait_and_forgotten_by_the_next_run(early):
     assert lab.start().wait(PATIENCE).runs[-1].state == "finished"
 
 
+@pytest.mark.parametrize("exit_", [SystemExit, GeneratorExit])
+def test_an_exit_in_the_notebooks_code_is_shown_too(exit_):
+    def make(**_):
+        raise exit_("enough")
+
+    lab = TrainingLab(make).start()
+    with pytest.raises(exit_):
+        lab.wait(PATIENCE)
+    assert "Training failed" in lab.status.value and "enough" in lab.status.value
+
+
 @pytest.mark.parametrize(
     ("settings", "records", "said"),
     [
