@@ -22,7 +22,7 @@ class Settings:
 
     defaults: ClassVar[dict[str, Any]]
     hints: ClassVar[dict[str, Any]]
-    model_options: dict[str, Any]
+    model_options: Mapping[str, Any] = {}
     model: Any
     is_built = False
     if TYPE_CHECKING:  # the attributes are named by the constructor
@@ -37,13 +37,18 @@ class Settings:
         del cls.defaults["evaluate_on"]  # data, not a setting
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Check a setting, and refuse one that comes too late."""
-        if name in self.defaults and name != "model":
-            if self.is_built and name not in ANY_TIME:
+        """Check a setting, and refuse one that comes too late, or that there is not."""
+        is_ours = name in self.defaults or name in ("evaluate_on", *self.model_options)
+        if self.is_built and not name.startswith("_"):
+            at_any_time = f"at any time you may set {', '.join(ANY_TIME)}"
+            if is_ours and name not in ANY_TIME:
                 raise AttributeError(
                     f"{name} decides how a pipeline is built, and this one is: make a new one with "
-                    f"{name}={value!r}. At any time you may set {', '.join(ANY_TIME)}"
+                    f"{name}=…; {at_any_time}"
                 )
+            if not is_ours and not hasattr(self, name):
+                raise AttributeError(f"a pipeline has no setting {name}: {at_any_time}")
+        if name in self.defaults and name != "model":
             value = value.item() if isinstance(value, np.generic) else value
             hint, welcome = self.hints[name], value is None and self.defaults[name] is None
             if hasattr(hint, "__metadata__") and not welcome:

@@ -457,9 +457,13 @@ def test_a_setting_changed_between_epochs_counts_from_the_next(optimizer, n_work
 
 def test_what_was_decided_when_the_pipeline_was_built_cannot_be_changed():
     running = build()
-    for name, value in (("seed", 4), ("n_factors", 9), ("init", "svd"), ("loss", "bpr")):
+    late = {"seed": 4, "n_factors": 9, "init": "svd", "loss": "bpr", "model": MF, "evaluate_on": {}}
+    for name, value in late.items():
         with pytest.raises(AttributeError, match=f"{name} decides how .*you may set lr, weight_de"):
             setattr(running, name, value)
+    for name in ("learning_rate", "reg", "fit_intercept"):
+        with pytest.raises(AttributeError, match=f"no setting {name}: at any time you may set lr"):
+            setattr(running, name, 0.1)
     with pytest.raises(ValueError, match="lr must be a number, above 0"):
         running.lr = -1
     same_run(running.fit(), build().fit())

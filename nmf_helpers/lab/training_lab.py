@@ -216,7 +216,11 @@ class TrainingLab(parts.Lab):
             elif guess != "no guess":
                 self._say(f"{run.summary()} {run.against(guess, previous)}")
                 self.guess.value = "no guess"
-        except (Exception, SystemExit, GeneratorExit) as error:  # of the notebook's code or the lab's
+        except (
+            Exception,
+            SystemExit,
+            GeneratorExit,
+        ) as error:  # of the notebook's code or the lab's
             self._error = error
             self._say(f"Training failed. {type(error).__name__}: {error}", alert=True)
         finally:
