@@ -3,6 +3,7 @@
 import itertools
 import math
 import tracemalloc
+import types
 
 import numpy as np
 import pandas as pd
@@ -30,8 +31,7 @@ class Scorer:
     """A matrix behind a score_matrix method that remembers whom it was asked for."""
 
     def __init__(self, scores):
-        self.scores = scores
-        self.asked = []
+        self.scores, self.asked = scores, []
 
     def score_matrix(self, users=None):
         self.asked.append(np.arange(len(self.scores)) if users is None else users)
@@ -126,21 +126,6 @@ def test_tied_items_share_the_places_that_are_left():
     assert auc(scores, test) == pytest.approx((1 + 1 / 2 + 1 / 2) / 4)
 
 
-def test_a_scorer_that_gives_every_item_the_same_score_gains_nothing(catalogue):
-    _, test, train = catalogue
-    scores = np.zeros(test.shape)
-    assert auc(scores, test, train) == pytest.approx(0.5)
-    assert recall_at_k(scores, test, train, k=10) < 0.3  # breaking ties by position can give 1
-
-
-def test_a_perfect_and_a_reversed_ranking_have_the_extreme_scores():
-    test = np.array([[0, 1, 0, 1, 0], [1, 0, 0, 0, 0]])
-    best = {"auc": 1.0, "recall@2": 1.0, "ndcg@2": 1.0, "n_users": 2, "n_skipped": 0}
-    worst = {"auc": 0.0, "recall@2": 0.0, "ndcg@2": 0.0, "n_users": 2, "n_skipped": 0}
-    assert evaluate(test, test, metrics=["auc", "recall@2", "ndcg@2"]) == best
-    assert evaluate(-test, test, metrics=["auc", "recall@2", "ndcg@2"]) == worst
-
-
 def test_training_items_are_not_ranked(catalogue):
     # The tutorial left them in, and they took 41 % of the places in its top five.
     scores, test, train = catalogue
@@ -148,13 +133,8 @@ def test_training_items_are_not_ranked(catalogue):
     expected = by_hand(scores, test.toarray(), train.toarray(), 5)["precision"]
     assert precision_at_k(learned, test, train, k=5) == pytest.approx(expected)
     assert precision_at_k(learned, test, k=5) < expected / 2
-
-
-def test_scores_of_training_items_change_nothing(catalogue):
-    scores, test, train = catalogue
-    shifted = scores.copy()
-    shifted[train.toarray()] = np.random.default_rng(0).choice([-1e9, 0.0, 1e9, np.inf], train.nnz)
-    assert evaluate(shifted, test, train) == evaluate(scores, test, train)
+    learned[train.toarray()] = np.random.default_rng(0).choice([-1e9, 0.0, np.inf], train.nnz)
+    assert evaluate(learned, test, train) == evaluate(scores, test, train)
 
 
 def test_users_without_test_items_are_left_out_and_counted(catalogue):
@@ -192,35 +172,26 @@ def test_evaluate_says_the_same_as_the_single_functions_and_as_each_user(catalog
         assert each.tolist() == alone
 
 
-@pytest.mark.parametrize("n_scores", [1, 50, 149, 10**9])
-def test_the_chunk_size_does_not_matter(catalogue, monkeypatch, n_scores):
+@pytest.mark.parametrize("n_scores", [1, 7 * 50 + 49, 10**9])
+def test_users_with_a_test_item_are_scored_once_in_chunks_of_any_size(
+    catalogue, monkeypatch, n_scores
+):
     scores, test, train = catalogue
-    whole = evaluate(scores, test, train)
+    whole, scorer = evaluate(scores, test, train), Scorer(scores)
     monkeypatch.setattr(metrics, "_CHUNK_SCORES", n_scores)
-    assert evaluate(scores, test, train) == whole
-    assert evaluate(Scorer(scores), test, train) == whole
-    assert rmse(Scorer(scores), test) == pytest.approx(rmse(scores, test))
-
-
-def test_a_scorer_is_asked_once_for_each_user_who_has_a_test_item(catalogue, monkeypatch):
-    scores, test, train = catalogue
-    monkeypatch.setattr(metrics, "_CHUNK_SCORES", 7 * 50)
-    scorer = Scorer(scores)
-    evaluate(scorer, test, train)
-    assert [len(users) for users in scorer.asked] == [7, 7, 7, 3]
+    assert evaluate(scores, test, train) == evaluate(scorer, test, train) == whole
+    sizes = {1: [1] * 24, 10**9: [24]}.get(n_scores, [7, 7, 7, 3])
+    assert [len(users) for users in scorer.asked] == sizes
     np.testing.assert_array_equal(np.concatenate(scorer.asked), np.flatnonzero(test.sum(axis=1)))
+    assert rmse(scorer, test) == pytest.approx(rmse(scores, test))
 
 
 def test_memory_is_bounded_by_the_chunk_not_by_the_number_of_users():
-    class Wide:
-        def score_matrix(self, users):
-            return np.tile(np.arange(20_000, dtype=np.float32), (len(users), 1))
-
-    n_users = 2_000  # whose scores together take 160 MB
-    users = np.arange(n_users)
-    test = sparse.csr_matrix((np.ones(n_users), (users, users)), (n_users, 20_000))
+    wide = Scorer(None)
+    wide.score_matrix = lambda users: np.tile(np.arange(20_000, dtype=np.float32), (len(users), 1))
+    test = sparse.eye_array(2_000, 20_000, format="csr")  # scores together take 160 MB
     tracemalloc.start()
-    auc(Wide(), test)
+    auc(wide, test)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40e6
@@ -229,13 +200,9 @@ def test_memory_is_bounded_by_the_chunk_not_by_the_number_of_users():
 def test_nothing_given_is_written_to(catalogue):
     scores, test, train = (part[np.arange(30) % 5 > 0] for part in catalogue)
     before = scores.copy(), test.copy(), train.copy()
-
-    class Lender:
-        def score_matrix(self, users):
-            assert len(users) == len(scores)
-            return scores  # its own memory, not a copy
-
-    evaluate(Lender(), test, train)
+    lender = Scorer(scores)
+    lender.score_matrix = lambda users: scores  # its own memory, not a copy
+    evaluate(lender, test, train)
     np.testing.assert_array_equal(scores, before[0])
     assert (test != before[1]).nnz == (train != before[2]).nnz == 0
 
@@ -247,37 +214,21 @@ def test_any_matrix_type_will_do(catalogue, kind):
     assert evaluate(scores, kind(test.toarray()), kind(train.toarray())) == expected
 
 
-def test_values_in_the_test_matrix_are_not_weights_and_a_stored_zero_is_nothing(catalogue):
-    scores, test, train = catalogue
-    rated = test.astype(np.float64)
-    rated.data = np.arange(test.nnz) % 5 + 1.0
-    assert evaluate(scores, rated, train) == evaluate(scores, test, train)
-    rated.data[:3] = 0
-    less = rated.copy()
-    less.eliminate_zeros()
-    assert evaluate(scores, rated, train) == evaluate(scores, less, train)
-
-
-def test_an_entry_stored_twice_counts_once():
-    twice = sparse.csr_matrix((np.ones(3), [0, 0, 2], [0, 3]), shape=(1, 4))
+def test_values_are_not_weights_a_stored_zero_is_nothing_and_a_double_counts_once():
+    stored = [4.0, 1, 0, 1], [0, 2, 3, 0], [0, 4]  # item 0 twice
     scores, names = np.array([[3.0, 2.0, 1.0, 0.0]]), ["auc", "recall@2"]
-    assert evaluate(scores, twice, metrics=names) == evaluate(scores, [[1, 0, 1, 0]], metrics=names)
+    expected = evaluate(scores, [[1, 0, 1, 0]], metrics=names)
+    assert evaluate(scores, sparse.csr_matrix(stored, shape=(1, 4)), metrics=names) == expected
 
 
-def test_an_infinite_score_is_the_first_or_the_last_place():
+def test_an_infinite_score_is_the_first_or_the_last_place_and_whole_numbers_are_exact():
     scores = np.array([[-np.inf, 0.0, np.inf, -np.inf, 5.0]])
     finite = np.array([[-9.0, 0.0, 9.0, -9.0, 5.0]])
-    train = np.array([[0, 1, 0, 0, 0]])
-    for item in (0, 2, 3, 4):
-        test = np.zeros((1, 5))
-        test[0, item] = 1
-        metric = ["auc", "precision@2", "recall@4", "ndcg@4"]
-        assert evaluate(scores, test, train, metric) == evaluate(finite, test, train, metric)
-
-
-def test_integer_scores_are_ranked_exactly():
-    scores = np.array([[2**53 - 1, 2**53 - 2, 0]])
-    assert auc(scores, np.array([[1, 0, 0]])) == 1.0
+    metric = ["auc", "precision@2", "recall@4", "ndcg@4"]
+    for test in np.eye(5)[[0, 2, 3, 4]][:, None]:
+        both = (evaluate(one, test, [[0, 1, 0, 0, 0]], metric) for one in (scores, finite))
+        assert next(both) == next(both)
+    assert auc(np.array([[2**53 - 1, 2**53 - 2, 0]]), [[1, 0, 0]]) == 1.0
 
 
 # --- Input that cannot work --------------------------------------------------------------------
@@ -294,20 +245,16 @@ def test_nan_scores_are_refused_and_the_user_is_named(catalogue):
 
 def test_shapes_must_agree(catalogue):
     scores, test, train = catalogue
-    with pytest.raises(ValueError, match=r"test has shape \(30, 50\), the scorer \(30, 49\)"):
-        auc(scores[:, 1:], test, train)
     with pytest.raises(ValueError, match=r"exclude has shape \(29, 50\), test \(30, 50\)"):
         auc(scores, test, train[1:])
     with pytest.raises(ValueError, match=r"score_matrix returned \(24, 49\) for 24 users and 50"):
         auc(Scorer(scores[:, 1:]), test, train)
-
-
-@pytest.mark.parametrize("shape", [(7, 4), (5, 4), (6, 5), (6, 3)])
-def test_scorer_and_matrix_of_two_numberings_never_meet(shape):
     mean = GlobalMean().fit(np.ones((6, 4)))
-    for judge in (rmse, auc, evaluate, per_user):
-        with pytest.raises(ValueError, match=r"the scorer \(6, 4\): number users and items once"):
-            judge(mean, np.eye(*shape))
+    for scorer, shape in itertools.product((mean, np.ones((6, 4))), [(7, 4), (5, 4), (6, 5)]):
+        for judge in (rmse, auc, evaluate, per_user):
+            says = rf"has shape .*{shape[0]}, {shape[1]}.*, the scorer \(6, 4\): number users and"
+            with pytest.raises(ValueError, match=says):
+                judge(scorer, np.eye(*shape))
 
 
 def test_an_entry_cannot_be_in_test_and_in_exclude():
@@ -379,11 +326,8 @@ def test_an_unknown_metric_is_noticed_before_any_scoring(catalogue):
 # --- RMSE --------------------------------------------------------------------------------------
 
 
-def test_rmse_by_hand():
+def test_rmse_by_hand_and_clipped_to_the_rating_scale():
     assert rmse([3.0, 5.0], [4.0, 2.0]) == pytest.approx(math.sqrt((1 + 9) / 2))
-
-
-def test_rmse_clips_predictions_to_the_rating_scale():
     assert rmse([7.0, -1.0, 3.0], [5.0, 1.0, 4.0], clip=(1, 5)) == pytest.approx(math.sqrt(1 / 3))
     with pytest.raises(ValueError, match="low < high"):
         rmse([1.0], [1.0], clip=(5, 1))
@@ -393,30 +337,23 @@ def test_rmse_of_a_scorer_is_taken_at_the_stored_entries():
     scores = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     # A stored zero is a rating of 0.
     ratings = sparse.csr_matrix(([2.0, 0.0, 5.0], ([0, 0, 1], [0, 2, 1])), shape=(2, 3))
-    expected = math.sqrt((1 + 9 + 0) / 3)
-    assert rmse(scores, ratings) == pytest.approx(expected)
+    predictor = types.SimpleNamespace(predict=lambda users, items: scores[users, items])
+    for scorer in (scores, Scorer(scores), predictor):
+        assert rmse(scorer, ratings) == pytest.approx(math.sqrt((1 + 9 + 0) / 3))
     assert rmse(scores, ratings.toarray()) == pytest.approx(math.sqrt(1 / 2))  # a 0 is nothing
-    assert rmse(Scorer(scores), ratings) == pytest.approx(expected)
-
-    class Predictor:
-        def predict(self, users, items):
-            return scores[users, items]
-
-    assert rmse(Predictor(), ratings) == pytest.approx(expected)
 
 
-def test_rmse_refuses_the_broadcast_of_a_column_against_a_row():
-    # The tutorial once forgot an unsqueeze and subtracted every rating from every prediction.
-    with pytest.raises(ValueError, match=r"\(3, 1\) and ratings \(3,\).*ravel"):
-        rmse(np.zeros((3, 1)), np.zeros(3))
-    with pytest.raises(ValueError, match="1-D arrays of the same length"):
-        rmse(np.zeros(1), np.zeros(3))
-
-
-def test_rmse_refuses_nothing_and_nan():
-    with pytest.raises(ValueError, match="ratings is empty"):
-        rmse([], [])
-    with pytest.raises(ValueError, match="predictions contain NaN"):
-        rmse([np.nan], [1.0])
-    with pytest.raises(ValueError, match="ratings contain NaN"):
-        rmse([1.0], [np.inf])
+@pytest.mark.parametrize(
+    ("predictions", "ratings", "says"),
+    [
+        # The tutorial once forgot an unsqueeze and subtracted every rating from every prediction.
+        (np.zeros((3, 1)), np.zeros(3), r"\(3, 1\) and ratings \(3,\).*ravel"),
+        (np.zeros(1), np.zeros(3), "1-D arrays of the same length"),
+        ([], [], "ratings is empty"),
+        ([np.nan], [1.0], "predictions contain NaN"),
+        ([1.0], [np.inf], "ratings contain NaN"),
+    ],
+)
+def test_rmse_refuses_what_it_would_measure_wrongly(predictions, ratings, says):
+    with pytest.raises(ValueError, match=says):
+        rmse(predictions, ratings)
