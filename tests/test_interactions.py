@@ -99,15 +99,20 @@ def test_a_user_with_item_0_alone_gets_the_others():
 
 def test_rows_given_out_of_order_make_no_difference():
     unsorted = sp.csr_matrix((np.ones(3), np.array([4, 0, 2]), np.array([0, 3])), shape=(1, 6))
-    assert not unsorted.has_sorted_indices
     drawn = draws(PairwiseInteractions(unsorted).sample_negatives, unsorted)
     assert set(drawn[0]) == {1, 3, 5}
     assert unsorted.indices.tolist() == [4, 0, 2]  # and the caller's matrix is left as it was
 
 
-def test_a_user_who_rated_everything_is_reported():
+def test_a_user_without_a_negative_is_reported_or_left_out():
     with pytest.raises(ValueError, match="user 1 has interacted with all 3 items"):
         PairwiseInteractions(sp.csr_matrix([[1.0, 0, 0], [1, 1, 1]]))
+    args = sp.csr_matrix([[1.0, 1, 0], [1, 0, 0]]), [[0, 0, 1], [0, 0, 1]]
+    with pytest.raises(ValueError, match="user 0 has interacted with all 3"):
+        PairwiseInteractions(*args)
+    dataset = PairwiseInteractions(*args, skip_full=True)
+    (users, (positives, negatives)), _ = dataset[torch.arange(len(dataset))]
+    assert (users.tolist(), positives.tolist(), negatives.tolist()) == ([1], [0], [1])
 
 
 def test_items_to_exclude_are_excluded():
@@ -116,8 +121,6 @@ def test_items_to_exclude_are_excluded():
     both = (train + test).tocsr()
     for user, items in draws(dataset.sample_negatives, test).items():
         assert not set(items) & set(both[user].indices)
-    with pytest.raises(ValueError, match="user 0 has interacted with all 2"):
-        PairwiseInteractions(sp.csr_matrix([[1.0, 0]]), exclude=sp.csr_matrix([[0.0, 1]]))
     with pytest.raises(ValueError, match="exclude has shape"):
         PairwiseInteractions(test, exclude=train[:5])
 
@@ -152,9 +155,6 @@ def test_the_dataset_holds_the_matrix_entry_by_entry():
     assert (users.dtype, items.dtype, values.dtype) == (torch.int64, torch.int64, torch.float32)
     rebuilt = sp.csr_matrix((values, (users, items)), shape=train.shape)
     np.testing.assert_allclose(rebuilt.toarray(), train.toarray(), rtol=1e-6)
-
-
-def test_one_index_gives_one_entry():
     (user, item), value = Interactions(sp.csr_matrix([[0.0, 0], [0, 4]]))[0]
     assert (user.item(), item.item(), value.item()) == (1, 1, 4)
 
@@ -176,13 +176,6 @@ def test_what_is_no_matrix_of_numbers_is_refused(dataset):
     if dataset is PairwiseInteractions:
         with pytest.raises(ValueError, match=r"holds -1 at user 1, item 0 .*matrix > 0"):
             dataset(np.array([[1, 0], [-1, 0]]))
-
-
-def test_users_without_a_negative_can_be_left_out():
-    likes = sp.csr_matrix([[1.0, 1, 0], [1, 0, 0]])
-    dataset = PairwiseInteractions(likes, exclude=[[0, 0, 1], [0, 0, 1]], skip_full=True)
-    (users, (positives, negatives)), _ = dataset[torch.arange(len(dataset))]
-    assert (users.tolist(), positives.tolist(), negatives.tolist()) == ([1], [0], [1])
 
 
 @given(st.integers(0, 200), st.integers(1, 70), st.booleans())
