@@ -235,17 +235,22 @@ def save(result: dict[str, Any]) -> None:
     FILE.write_text(text + "\n")
 
 
+def best_by_optimizer(result: dict[str, Any], model: str) -> dict[str, float]:
+    return {
+        optimizer: min(e["rmse"][0] for e in result["tried"][model] if e["optimizer"] == optimizer)
+        for optimizer in DECAYS
+    }
+
+
 def show(result: dict[str, Any]) -> None:
     """Print what was found."""
+    print(f"best on the first carve of validation: {result['best on validation']}")
     table = result["bias table, validation"]
     for n_settings, look in result["looks"].items():
         for model in MODELS:
             tried = result["tried"][model][: int(n_settings)]
             better = sum(entry["rmse"][0] < table for entry in tried)
             print(f"\n{model}: {better} of {n_settings} settings beat the bias table on validation")
-            for optimizer in DECAYS:
-                own = [e["rmse"][0] for e in tried if e["optimizer"] == optimizer]
-                print(f"  {optimizer:8} best of {len(own)}: {min(own):.4f}")
             print(f"  chosen: {look['chosen'][model]}")
         print("\ntest RMSE, mean ± standard deviation of five seeds")
         for row, found in look["test"].items():
@@ -267,7 +272,8 @@ def main() -> None:
         if str(n_settings) not in looks:  # each look is taken once
             chosen = search(result, n_settings)
             looks[str(n_settings)] = {"chosen": chosen, **look_at_test(chosen)}
-            save(result)
+    result["best on validation"] = {model: best_by_optimizer(result, model) for model in MODELS}
+    save(result)
     show(result)
 
 
