@@ -121,7 +121,7 @@ def seeded(draw):
 
 def by_autograd(p, q, rating, lr, weight_decay):
     p, q = (torch.tensor(v, requires_grad=True) for v in (p, q))
-    ((rating - p @ q) ** 2 / 2 + weight_decay * (p @ p + q @ q) / 2).backward()
+    ((rating - p @ q) ** 2 + weight_decay * (p @ p + q @ q) / 2).backward()
     return [p - lr * p.grad, q - lr * q.grad]
 
 

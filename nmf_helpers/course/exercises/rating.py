@@ -108,15 +108,15 @@ def shrunk_bias(deviations, strength):
 
 
 # 1. The error is the rating minus p · q. Both gradients use it, and both use the old vectors.
-# 2. The derivative by p is -error·q + weight_decay·p, and so by q. A step goes against both.
+# 2. The derivative by p is -2·error·q + weight_decay·p, and so by q. A step goes against both.
 # 3. Work out both new vectors before you replace either: the second must not see the first's.
-@case("3.2", P[0], P[1], 6.0, 0.1, 0.5, want=([0.95, 2.3], [0.4, 1.75]), why="the error is 4")
+@case("3.2", P[0], P[1], 6.0, 0.1, 0.5, want=([0.95, 2.7], [0.8, 2.55]), why="the error is 4")
 @case("3.2", more_p[0], more_q[0], 3.5, 0.05, 0.0)
 @case("3.2", more_p[1], more_q[1], 3.5, 0.05, 0.3)
 def step(p, q, rating, lr, weight_decay):
     error = rating - p @ q
-    new_p = p + lr * (error * q - weight_decay * p)
-    new_q = q + lr * (error * p - weight_decay * q)
+    new_p = p + lr * (2 * error * q - weight_decay * p)
+    new_q = q + lr * (2 * error * p - weight_decay * q)
     return new_p, new_q
 
 
@@ -177,8 +177,8 @@ def n_parameters(n_users, n_items, n_factors, n_hidden):
     return tables + hidden + n_hidden + 1
 
 
-# 1. Four things in a row: lay end to end, first layer, bend, second layer.
-# 2. torch.cat needs the axis: vectors get longer. Only the hidden layer's output is bent (F.gelu).
+# 1. Four things in a row: lay end to end, first layer, GELU, second layer.
+# 2. torch.cat needs the axis: vectors get longer. F.gelu goes on the hidden layer's output only.
 # 3. The second layer returns shape (batch, 1), and (batch,) is wanted: drop the last axis, by name.
 @case("4.2", *VECTORS, *LAYERS, why="one number a pair, and negative entries of the vectors count")
 @case("4.2", *VECTORS[:, :1], *LAYERS, why="one number, in an array: a batch of one is a batch")
@@ -188,7 +188,7 @@ def forward(p, q, hidden, output):
     return output(x).squeeze(-1)
 
 
-def without_bends(product, a, b):
+def without_squares(product, a, b):
     """Return with 0 for each square, its value for twice the inputs, minus twice its value, is"""
     return product(2 * a, 2 * b, lambda x: 0 * x) - 2 * product(a, b, lambda x: 0 * x)
 
@@ -198,7 +198,7 @@ def without_bends(product, a, b):
 # 3. Subtract the two squares. What is left is a multiple of the product.
 @case("4.3", 2.0, 3.0, np.square, want=6.0)
 @case("4.3", -1.5, 4.0, np.square, want=-6.0)
-@case("4.3", 2.0, 3.0, look=without_bends, want=0, why="inputs may not be multiplied")
+@case("4.3", 2.0, 3.0, look=without_squares, want=0, why="inputs may not be multiplied")
 def product(a, b, square):
     return (square(a + b) - square(a - b)) / 4
 
