@@ -33,7 +33,8 @@ WAYS = {  # of decaying; optimizer and weights of decay
 }
 STARTS = {  # sizes, and weights of decay
     "noise": ((0.01, 0.05, 0.1), (0.03, 0.06, 0.09, 0.12, 0.16)),
-    "who rated what": ((0.1, 0.15, 0.2), (0.06, 0.09, 0.12, 0.16, 0.2)),
+    # With a size of .2, two of five seeds diverge at this learning rate.
+    "who rated what": ((0.05, 0.1, 0.15), (0.06, 0.09, 0.12, 0.16, 0.2)),
 }
 
 
@@ -174,10 +175,7 @@ def starts(data: Data) -> dict[str, Any]:
             model = data.biased(50, seed, sparse=True, **noise)
             if name != "noise":
                 svd_init(model, data.known, scale=size)
-            try:
-                return data.fit(model, "row_sgd", decay, seed)
-            except ArithmeticError:  # it diverged
-                return 9.0, 9.0
+            return data.fit(model, "row_sgd", decay, seed)
 
         tried = {(size, decay): fit(size, decay, 0)[0] for size in sizes for decay in decays}
         best = min(tried, key=tried.get)

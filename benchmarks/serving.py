@@ -87,8 +87,8 @@ def main() -> None:
     result = {
         "conditions": f"{N_FILMS:,} films, {N_FACTORS} factors, one thread",
         "milliseconds": {name: round(1000 * median, 1) for name, median in medians.items()},
-        "network / matrix product": round(medians["network"] / medians["matrix product"], 1),
-        "matrix product / nearest neighbours": round(
+        "network over matrix product": round(medians["network"] / medians["matrix product"], 1),
+        "matrix product over nearest neighbours": round(
             medians["matrix product"] / medians["nearest neighbours"], 1
         ),
         "found": round(float(np.mean(found)), 3),
