@@ -2,9 +2,9 @@
 
     python -m benchmarks.decays      measure all and write decays.json (some eight minutes)
 
-latest-small, the tutorial's split. Everything is read on `df_valid`, as the notebook reads it and
-says so: figures of the best decay flatter, on all sides alike. RMSE in stars, not clipped; "rare"
-counts only rows whose film has at most three training ratings.
+latest-small, the tutorial's split. Everything is read on the validation rows, as the notebook
+reads it and says so: figures of the best decay flatter, on all sides alike. RMSE in stars, not
+clipped; "rare" counts only rows whose film has at most three training ratings.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class Data:
 
     def __init__(self) -> None:
         rows, rest = split_ratings(load_ratings("latest-small"))
-        df_train, df_valid = encode_ratings(rows), encode_ratings(rest, rows)
+        df_train, df_validation = encode_ratings(rows), encode_ratings(rest, rows)
         self.known = interaction_matrix(df_train)
         self.mean = float(df_train["rating"].mean())
         self.train, ((self.users, self.items), self.ratings) = (
-            full_batch(df_train), full_batch(df_valid)
+            full_batch(df_train), full_batch(df_validation)
         )  # fmt: skip
-        per_film = np.bincount(df_train["movieId"], minlength=self.known.shape[1])
-        self.rare = torch.from_numpy(per_film <= 3)[self.items]
+        per_item = np.bincount(df_train["movieId"], minlength=self.known.shape[1])
+        self.rare = torch.from_numpy(per_item <= 3)[self.items]
 
     @torch.no_grad()
     def rmse(self, model: nn.Module) -> tuple[float, float]:

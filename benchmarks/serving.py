@@ -1,8 +1,8 @@
-"""Ten films out of a million for one user: a network, a dot product, and nearest neighbours.
+"""Ten items out of a million for one user: a network, a dot product, and nearest neighbours.
 
     python -m benchmarks.serving      measure on one thread and write serving.json (two minutes)
 
-Films are drawn around 1,000 centres, since learned vectors are not spread evenly. The nearest
+Items are drawn around 1,000 centres, since learned vectors are not spread evenly. The nearest
 neighbours are looked for in the 30 of 1,000 cells whose centres fit the user best; "found" is the
 share of the true ten that they contain. All ways run in turn; times are medians of nine.
 """
@@ -21,25 +21,25 @@ from torch import Tensor
 from nmf_helpers.models import CollabFNet
 
 FILE = Path(__file__).with_name("serving.json")
-N_FILMS, N_CELLS, N_VISITED, N_FACTORS = 1_000_000, 1_000, 30, 64
+N_ITEMS, N_CELLS, N_VISITED, N_FACTORS = 1_000_000, 1_000, 30, 64
 
 
-def films(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw centres (cells, factors) and films around them (films, factors)."""
+def items(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw centres (cells, factors) and items around them (items, factors)."""
     centres = torch.randn(N_CELLS, N_FACTORS, generator=generator)
-    cell = torch.randint(N_CELLS, (N_FILMS,), generator=generator)
-    noise = torch.randn(N_FILMS, N_FACTORS, generator=generator)
+    cell = torch.randint(N_CELLS, (N_ITEMS,), generator=generator)
+    noise = torch.randn(N_ITEMS, N_FACTORS, generator=generator)
     return centres, centres[cell] + 0.7 * noise
 
 
 class Cells:
-    """Films sorted by the centre that each has the largest dot product with."""
+    """Items sorted by the centre that each has the largest dot product with."""
 
     def __init__(self, centres: Tensor, vectors: Tensor) -> None:
         self.centres = centres
         near = torch.cat([(part @ centres.T).argmax(1) for part in vectors.split(50_000)])
         self.order = near.argsort()
-        self.vectors = vectors[self.order]  # (films, factors), a cell's films side by side
+        self.vectors = vectors[self.order]  # (items, factors), a cell's items side by side
         ends = torch.bincount(near, minlength=len(centres)).cumsum(0).tolist()
         self.bounds = list(zip([0, *ends[:-1]], ends, strict=True))
 
@@ -54,11 +54,11 @@ class Cells:
 def main() -> None:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    centres, vectors = films(generator)
+    centres, vectors = items(generator)
     users = centres[:9] + 0.7 * torch.randn(9, N_FACTORS, generator=generator)
-    network = CollabFNet(1, N_FILMS, N_FACTORS, n_hidden=64).eval()
+    network = CollabFNet(1, N_ITEMS, N_FACTORS, n_hidden=64).eval()
     network.item_factors.weight.copy_(vectors)
-    everything = torch.arange(N_FILMS)
+    everything = torch.arange(N_ITEMS)
 
     def by_network(user: Tensor) -> Tensor:
         network.user_factors.weight[0] = user
@@ -85,7 +85,7 @@ def main() -> None:
         )
     medians = {name: float(np.median(times)) for name, times in seconds.items()}
     result = {
-        "conditions": f"{N_FILMS:,} films, {N_FACTORS} factors, one thread",
+        "conditions": f"{N_ITEMS:,} items, {N_FACTORS} factors, one thread",
         "milliseconds": {name: round(1000 * median, 1) for name, median in medians.items()},
         "network over matrix product": round(medians["network"] / medians["matrix product"], 1),
         "matrix product over nearest neighbours": round(
