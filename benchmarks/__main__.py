@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import peak, peers, per_sample, scale, splits, tables
+from benchmarks import peak, peers, per_sample, scale, search, splits, tables
 from nmf_helpers import metrics
 from nmf_helpers.baselines import EASE, BiasRidge, Popularity
 from nmf_helpers.pipeline import Pipeline
@@ -98,25 +98,24 @@ def evaluation(threads: int, rounds: int) -> list[Row]:
 
 
 def ranking(threads: int, rounds: int) -> list[Row]:
-    """Fitting a ranking, and the time ours takes to cornac BPR's nDCG@10."""
+    """Fitting a ranking, and the time to cornac BPR's nDCG@10."""
     train, test = splits.imp10()
     fits: dict[str, Callable] = {
         "popularity": lambda: Popularity().fit(train),
         "EASE": lambda: EASE().fit(train),
         "ours, recipe implicit()": lambda: implicit(train),
-        "ours, quick setting": lambda: quick_bpr(train),
     }
-    for name, fit in peers.RANKING.items():
-        fits[name] = lambda fit=fit: fit(train, threads)
+    for name, (fit, _) in peers.RANKING.items():
+        settings = search.chosen(name, "imp10")
+        fits[name] = lambda fit=fit, settings=settings: fit(train, 0, threads, **settings)
     rows = _fit_all(
         fits, rounds, lambda scores: metrics.evaluate(scores, test, train, ("auc", "ndcg@10"))
     )
-    ways = {"ours, quick setting": quick_bpr, "ours, recipe implicit()": implicit}
-    return rows + _time_to("cornac BPR", "ndcg@10", rows, ways, rounds, train, test)
+    return rows + _time_to("cornac BPR", "implicit()", "imp10", threads, rounds)
 
 
 def rating(threads: int, rounds: int) -> list[Row]:
-    """Fitting ratings, and the time ours takes to the RMSE of Surprise's tuned SVD."""
+    """Fitting ratings, and the time to the RMSE of Surprise's SVD."""
     train, test = splits.exp10()
     entries = test.tocoo()
     pairs = entries.row, entries.col
@@ -124,11 +123,11 @@ def rating(threads: int, rounds: int) -> list[Row]:
         "bias ridge": lambda: BiasRidge().fit(train).predict(*pairs),
         "ours, recipe explicit()": lambda: explicit(train).predict(*pairs),
     }
-    for name, fit in peers.RATING.items():
-        fits[name] = lambda fit=fit: fit(train, pairs, threads)
+    for name, (fit, _) in peers.RATING.items():
+        settings = search.chosen(name, "exp10")
+        fits[name] = lambda fit=fit, settings=settings: fit(train, pairs, 0, threads, **settings)
     rows = _fit_all(fits, rounds, lambda p: {"rmse": metrics.rmse(p, entries.data, clip=(1, 5))})
-    ways = {"ours, recipe explicit()": explicit}
-    return rows + _time_to("Surprise SVD", "rmse", rows, ways, rounds, train, test)
+    return rows + _time_to("Surprise SVD", "explicit()", "exp10", threads, rounds)
 
 
 def memory(threads: int, rounds: int) -> list[Row]:
@@ -150,23 +149,11 @@ PARTS = {part.__name__: part for part in (epoch, evaluation, ranking, rating, me
 # --- Their tools ------------------------------------------------------------------------------
 
 
-def quick_bpr(train, evaluate_on=None, n_epochs: int = 40) -> Pipeline:
-    """Fit BPR in few, large steps: a setting chosen for speed on a part of the training split."""
-    return Pipeline(
-        train, evaluate_on=evaluate_on, loss="bpr", step="by_hand", sparse=True, batch_size=4096,
-        n_factors=64, init_std=0.1, lr=0.2, lr_schedule="linear", weight_decay=0.02,
-        n_epochs=n_epochs, metrics=("ndcg@10",),
-    ).fit()  # fmt: skip
-
-
 def _compared(what: str, seconds: dict[str, list[float]]) -> list[Row]:
     """Return median times, and how many times faster than the first each is."""
     medians = {name: float(np.median(s)) for name, s in seconds.items()}
     first = next(iter(medians.values()))
-    return [
-        {what: name, "ms": round(1e3 * s, 1), "times faster": round(first / s, 1)}
-        for name, s in medians.items()
-    ]
+    return [{what: name, "ms": 1e3 * s, "times faster": first / s} for name, s in medians.items()]
 
 
 def _fit_all(fits: dict[str, Callable], rounds: int, judge: Callable) -> list[Row]:
@@ -188,36 +175,35 @@ def _fit_all(fits: dict[str, Callable], rounds: int, judge: Callable) -> list[Ro
     rows = []
     for name, row in quality.items():
         if name in seconds:
-            row["seconds"] = round(float(np.median(seconds[name])), 3)
-        if name in peers.EPOCHS and name in seconds:
-            row["ms an epoch"] = round(1e3 * row["seconds"] / peers.EPOCHS[name], 1)
+            row["seconds"] = float(np.median(seconds[name]))
         rows.append({"model": name} | row)
     return rows
 
 
-def _time_to(
-    peer: str, metric: str, rows: list[Row], ways: dict[str, Callable], rounds: int, train, test
-) -> list[Row]:
-    """Measure setting up and training until a peer's figure is reached, evaluation apart."""
-    target = next(row.get(metric) for row in rows if row["model"] == peer)
-    if target is None:
-        return []
-    found = []
-    for name, fit in ways.items():
-        row: Row = {"model": f"{name}, to the {metric} of {peer}"}
-        setup, seconds = [], []
-        for _ in range(rounds):
-            setup.append(timed(lambda fit=fit: fit(train, n_epochs=0))[0])
-            history = fit(train, evaluate_on={"hidden": test}).history
-            values = history.column(f"hidden_{metric}")
-            good = [v <= target if metric == "rmse" else v >= target for v in values]
-            if True in good:
-                row["epochs"] = good.index(True) + 1
-                seconds.append(sum(history.column("seconds")[: row["epochs"]]))
-        if seconds:
-            row["seconds"] = round(float(np.median(setup) + np.median(seconds)), 3)
-        found.append(row)
-    return found
+def _time_to(peer: str, ours: str, split: str, threads: int, rounds: int) -> list[Row]:
+    """Time both to the value on the carve that the peer's chosen settings reach there.
+
+    Both by one rule: of the settings that `search` drew for it, each takes the one that got there
+    soonest, and is fitted anew from beginning to end, in turn.
+    """
+    target = float(np.mean(next(v for s, v in search.ranked(peer, split, search.load()) if s)))
+    rest, held_out = search.carve(split)
+    pairs = held_out.nonzero()
+    fits = {}
+    for name in (peer, ours):
+        settings, fit = search.fastest(name, split, target), search.MODELS[name, split][0]
+        if settings is None:
+            return [{"model": f"{name}, to the quality of {peer}", "skipped": "not reached"}]
+        given = (rest,) if split == "imp10" else (rest, pairs)
+        fits[name] = lambda fit=fit, given=given, s=settings: fit(*given, 0, threads, **s)
+    seconds: dict[str, list[float]] = {name: [] for name in fits}
+    for _ in range(rounds):
+        for name, fit in fits.items():
+            seconds[name].append(timed(fit)[0])
+    return [
+        {"model": f"{name}, to the quality of {peer}", "seconds": float(np.median(s))}
+        for name, s in seconds.items()
+    ]
 
 
 def conditions() -> dict:

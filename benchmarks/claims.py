@@ -4,7 +4,8 @@
     python -m benchmarks.claims implicit     only models whose name contains this
 
 A claim is one metric of one model on one split: its mean over seeds, and the tolerance that
-follows from their spread. The tables in README and notebooks are made from this file, and
+follows from their spread; users.npz has the first metric user by user, so that two models can be
+compared on the same users. The tables in README and notebooks are made from these files, and
 tests/test_claims.py measures the cheap ones again in another way. Test data only ever judges.
 """
 
@@ -22,15 +23,17 @@ import torch
 from scipy import sparse as sp
 from scipy.stats import zscore
 
-from benchmarks import peers, splits, tables
+from benchmarks import peers, search, splits, tables
 from nmf_helpers import metrics
 from nmf_helpers.als import ImplicitALS
 from nmf_helpers.baselines import EASE, BiasRidge, GlobalMean, Popularity
 from nmf_helpers.bayes import BayesianMF
+from nmf_helpers.data import item_features, load_movies
 from nmf_helpers.pipeline import Pipeline
 from nmf_helpers.recipes import explicit, hogwild, implicit
 
 FILE = Path(__file__).with_name("claims.json")
+USERS = Path(__file__).with_name("users.npz")  # mean over seeds, by user, of the first metric
 
 
 @dataclass
@@ -60,10 +63,21 @@ def tutorial_implicit(train: sp.csr_matrix, seed: int) -> Pipeline:
     ).fit()  # fmt: skip
 
 
-def blend(train: sp.csr_matrix, seed: int) -> np.ndarray:
-    """The scores of ALS and of BPR, each made comparable between users, added."""
-    models = ImplicitALS(seed=seed).fit(train), implicit(train, seed=seed)
-    return sum(zscore(model.score_matrix(), axis=1) for model in models)
+def als(train: sp.csr_matrix, seed: int) -> ImplicitALS:
+    return ImplicitALS(seed=seed).fit(train)
+
+
+def als_with_facts(train: sp.csr_matrix, seed: int) -> ImplicitALS:
+    """Fit iALS, told genres and years as well."""
+    return ImplicitALS(seed=seed).fit(train, item_features=item_features(load_movies("100k")))
+
+
+def blend(als: Callable) -> Callable:
+    """Add the scores of ALS and of BPR, each made comparable between users."""
+    return lambda train, seed: sum(
+        zscore(model.score_matrix(), axis=1)
+        for model in (als(train, seed), implicit(train, seed=seed))
+    )
 
 
 MODELS = [
@@ -72,15 +86,17 @@ MODELS = [
     Model("tutorial's settings", tutorial_explicit, "rating", (0, 1, 2), "tutorial"),
     Model("explicit()", lambda train, seed: explicit(train, seed=seed), "rating", (0, 1, 2)),
     Model("Bayesian MF", lambda train, seed: BayesianMF(seed=seed).fit(train), "rating", (0, 1, 2)),
-    *(Model(name, fit, "rating", by="peer") for name, fit in peers.RATING.items()),
+    *(Model(name, fit, "rating", (0, 1, 2), "peer") for name, (fit, _) in peers.RATING.items()),
     Model("popularity", lambda train, seed: Popularity().fit(train), "ranking", by="baseline"),
     Model("EASE", lambda train, seed: EASE().fit(train), "ranking", by="baseline"),
     Model("tutorial's settings", tutorial_implicit, "ranking", (0, 1, 2), "tutorial"),
     Model("implicit()", lambda train, seed: implicit(train, seed=seed), "ranking", (0, 1, 2)),
     Model("hogwild()", lambda train, seed: hogwild(train, seed=seed), "ranking", (0, 1, 2)),
-    Model("iALS", lambda train, seed: ImplicitALS(seed=seed).fit(train), "ranking", (0, 1, 2)),
-    Model("iALS + implicit()", blend, "ranking", (0, 1, 2)),
-    *(Model(name, fit, "ranking", by="peer") for name, fit in peers.RANKING.items()),
+    Model("iALS", als, "ranking", (0, 1, 2)),
+    Model("iALS + implicit()", blend(als), "ranking", (0, 1, 2)),
+    Model("iALS, film facts", als_with_facts, "ranking", (0, 1, 2)),
+    Model("iALS, film facts, + implicit()", blend(als_with_facts), "ranking", (0, 1, 2)),
+    *(Model(name, fit, "ranking", (0, 1, 2), "peer") for name, (fit, _) in peers.RANKING.items()),
 ]
 SPLITS = {
     "rating": {"exp10": splits.exp10, "exp8020": splits.exp8020},
@@ -88,19 +104,41 @@ SPLITS = {
 }
 
 
-def measure(model: Model, train: sp.csr_matrix, test: sp.csr_matrix, seed: int) -> dict[str, float]:
-    """Fit one model and return its figures."""
+def measure(model: Model, split: str, seed: int) -> tuple[dict[str, float], np.ndarray]:
+    """Fit one model; return its figures, and by user its nDCG@10, or the sum of squared errors."""
+    train, test = SPLITS[model.kind][split]()
+    settings = search.chosen(model.name, split) if model.by == "peer" else {}
     if model.kind == "rating":
         entries = test.tocoo()
         pairs = entries.row, entries.col
         if model.by == "peer":
-            predicted = model.fit(train, pairs, 1)
+            predicted = model.fit(train, pairs, seed, 1, **settings)
         else:
             predicted = model.fit(train, seed).predict(*pairs)
-        return {"rmse": metrics.rmse(predicted, entries.data, clip=(1, 5))}
-    scores = model.fit(train, 1 if model.by == "peer" else seed)
+        errors = (np.clip(predicted, 1, 5) - entries.data) ** 2
+        by_user = np.bincount(entries.row, errors, train.shape[0])
+        return {"rmse": metrics.rmse(predicted, entries.data, clip=(1, 5))}, by_user
+    fit = model.fit
+    scores = fit(train, seed, 1, **settings) if model.by == "peer" else fit(train, seed)
     figures = metrics.evaluate(scores, test, train, ("ndcg@10", "precision@5", "auc"))
-    return {name: value for name, value in figures.items() if not name.startswith("n_")}
+    by_user = metrics.per_user(scores, test, train, "ndcg@10")
+    return {name: value for name, value in figures.items() if not name.startswith("n_")}, by_user
+
+
+def ahead(model: str, other: str, split: str) -> tuple[float, float]:
+    """Return how far one model's first metric is above another's, and its standard error.
+
+    Paired: both were judged on the same users, who are drawn; seeds are averaged before.
+    """
+    with np.load(USERS) as users:
+        a, b = (users[f"{split} {name}"] for name in (model, other))
+        if split == "imp10":
+            return float((a - b).mean()), float((a - b).std(ddof=1) / len(a) ** 0.5)
+        n = users[f"{split} n"]  # ratings of each user: a user's errors go together
+    mean_a, mean_b = a.sum() / n.sum(), b.sum() / n.sum()
+    by_user = a - b - (mean_a - mean_b) * n
+    error = (by_user**2).sum() ** 0.5 / n.sum() / (mean_a**0.5 + mean_b**0.5)
+    return float(mean_a**0.5 - mean_b**0.5), float(error)
 
 
 def tolerance(values: list[float]) -> float:
@@ -111,15 +149,21 @@ def tolerance(values: list[float]) -> float:
 
 def measure_all(wanted: str, claims: dict[tuple, dict]) -> None:
     """Measure the models whose name contains `wanted` anew, saving the claims about each."""
+    users = dict(np.load(USERS)) if USERS.exists() else {}
+    for split, load_split in SPLITS["rating"].items():
+        users[f"{split} n"] = np.diff(sp.csr_matrix(load_split()[1]).indptr)
     for model in MODELS:
         if wanted not in model.name:
             continue
-        for split, load in SPLITS[model.kind].items():
+        for split in SPLITS[model.kind]:
             try:
-                found = [measure(model, *load(), seed) for seed in model.seeds]
+                both = [measure(model, split, seed) for seed in model.seeds]
             except ImportError as error:
                 print(f"{model.name} on {split}: not measured ({error}); kept as it was")
                 continue
+            found = [figures for figures, _ in both]
+            mean = np.mean([by_user for _, by_user in both], axis=0)
+            users[f"{split} {model.name}"] = mean.astype(np.float32)
             for metric in found[0]:
                 each = [round(figures[metric], 5) for figures in found]
                 claim = {
@@ -132,6 +176,7 @@ def measure_all(wanted: str, claims: dict[tuple, dict]) -> None:
                 was = before.get("value", "new")
                 print(f"{split} {model.name}: {metric} {claim['value']} (was {was})", flush=True)
         save(list(claims.values()))
+        np.savez_compressed(USERS, **users)
 
 
 def save(claims: list[dict]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import peers, splits
+from benchmarks import peers, search, splits
 from benchmarks.scale import peak_mib
 
 
@@ -34,10 +34,11 @@ def fit(name: str) -> None:
     if name in OURS:
         OURS[name]()
     elif name in peers.RANKING:
-        peers.RANKING[name](splits.imp10()[0], 1)
+        peers.RANKING[name][0](splits.imp10()[0], 0, 1, **search.chosen(name, "imp10"))
     else:
         train, test = splits.exp10()
-        peers.RATING[name](train, test.nonzero(), 1)
+        settings = search.chosen(name, "exp10")
+        peers.RATING[name][0](train, test.nonzero(), 0, 1, **settings)
 
 
 if __name__ == "__main__":

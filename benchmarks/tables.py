@@ -48,7 +48,12 @@ def renewed(text: str, claims: list[dict], results: dict) -> str:
 
 
 def quality(claims: list[dict], split: str) -> str:
-    """Return the claims about one split as a Markdown table, the best model last."""
+    """Return the claims about one split as a Markdown table, the best model last.
+
+    The last column compares a row with the one above: paired by user, ± one standard error.
+    """
+    from benchmarks.claims import ahead
+
     here = [claim for claim in claims if claim["split"] == split]
     columns = list(dict.fromkeys(claim["metric"] for claim in here))
     values = {(claim["model"], claim["metric"]): claim for claim in here}
@@ -62,8 +67,13 @@ def quality(claims: list[dict], split: str) -> str:
             claim = values[model, column]
             spread = f" [{min(claim['each']):.3f}, {max(claim['each']):.3f}]"
             cells.append(f"{claim['value']:.3f}" + spread * (len(claim["each"]) > 1))
-        rows.append([model, whose[model], *cells])
-    return markdown(["model", "from", *columns], rows)
+        above = ""
+        if rows:
+            difference, error = ahead(model, rows[-1][0], split)
+            tie = " (tie)" if abs(difference) < 2 * error else ""
+            above = f"{difference:+.4f} ± {error:.4f}{tie}"
+        rows.append([model, whose[model], *cells, above])
+    return markdown(["model", "from", *columns, "against the row above"], rows)
 
 
 def public_folds() -> str:
@@ -117,21 +127,17 @@ def speed(results: dict) -> str:
             found("evaluation", "ours, AUC and P@5", "ms"), "ms",
         )
     )  # fmt: skip
-    to_cornac = "to the ndcg@10 of cornac BPR"
-    for way in ("quick setting", "recipe implicit()"):
+    for part, peer, name, quality in (
+        ("ranking", "cornac BPR", "implicit()", "nDCG@10"),
+        ("rating", "Surprise SVD", "explicit()", "RMSE"),
+    ):
+        to = f"to the quality of {peer}"
         rows.append(
             against(
-                f"to the nDCG@10 of cornac's BPR, {way}", "cornac", found("ranking", "cornac BPR"),
-                found("ranking", f"ours, {way}, {to_cornac}"), "s",
+                f"to the {quality} of {peer} on a carve", f"{peer} at its fastest",
+                found(part, f"{peer}, {to}"), found(part, f"{name}, {to}"), "s",
             )
         )  # fmt: skip
-    rows.append(
-        against(
-            "to the RMSE of tuned Surprise SVD, recipe explicit()", "Surprise",
-            found("rating", "Surprise SVD"),
-            found("rating", "ours, recipe explicit(), to the rmse of Surprise SVD"), "s",
-        )
-    )  # fmt: skip
     large = {
         row["way"]: row
         for row in results["scale, 1 thread"]["rows"]

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the package
 
-from benchmarks import claims, parts, splits, tables
+from benchmarks import claims, parts, search, splits, tables
 from nmf_helpers.recipes import explicit, hogwild, implicit
 
 CLAIMS = {claims.key(claim): claim for claim in claims.load()}
@@ -44,6 +44,10 @@ def rmse(predicted, test):
 
 
 def ndcg_at_10_and_auc(scores, train, test):
+    return [np.mean(values) for values in by_user(scores, train, test)]
+
+
+def by_user(scores, train, test):
     ndcgs, aucs = [], []
     for user in range(test.shape[0]):
         relevant = set(test[user].indices)
@@ -54,7 +58,7 @@ def ndcg_at_10_and_auc(scores, train, test):
         best = candidates[np.argsort(-scores[user, candidates], kind="stable")[:10]]
         gain = sum(1 / np.log2(place + 2) for place, item in enumerate(best) if item in relevant)
         ndcgs.append(gain / sum(1 / np.log2(p + 2) for p in range(min(10, len(relevant)))))
-    return np.mean(ndcgs), np.mean(aucs)
+    return ndcgs, aucs
 
 
 # --- Baselines, fitted in other ways ----------------------------------------------------------
@@ -106,6 +110,34 @@ def test_the_claims_about_ranking_baselines(matrices, model, fit):
     assert auc == claimed(model, "imp10", "auc")
 
 
+def test_how_far_a_row_is_ahead_is_paired_by_user(matrices):
+    train, test = matrices["imp10"]
+    both = [by_user(fit(train), train, test)[0] for fit in (ease, popularity)]
+    difference = np.subtract(*both)
+    ahead, error = claims.ahead("EASE", "popularity", "imp10")
+    assert ahead == pytest.approx(difference.mean(), abs=2e-3)  # ties, as above
+    assert error == pytest.approx(difference.std() / len(difference) ** 0.5, rel=0.05)
+    assert error < 0.9 * np.hypot(*(np.std(x) for x in both)) / len(difference) ** 0.5
+
+
+def test_how_far_ratings_are_ahead_draws_users_with_all_their_errors(matrices):
+    train, test = matrices["exp8020"]
+    users, n = test.tocoo().row, np.bincount(test.tocoo().row, minlength=test.shape[0])
+    both = [
+        np.bincount(users, (np.clip(p, 1, 5) - test.tocoo().data) ** 2, test.shape[0])
+        for p in (bias_ridge(train, test), global_mean(train, test))
+    ]
+    ahead, error = claims.ahead("bias ridge", "global mean", "exp8020")
+
+    def difference(users):
+        return np.subtract(*((x[users].sum() / n[users].sum()) ** 0.5 for x in both))
+
+    rng = np.random.default_rng(0)
+    drawn = [difference(rng.integers(len(n), size=len(n))) for _ in range(2000)]
+    assert ahead == pytest.approx(difference(np.arange(len(n))), abs=1e-4)
+    assert error == pytest.approx(np.std(drawn), rel=0.1)
+
+
 # --- Models -----------------------------------------------------------------------------------
 
 
@@ -137,6 +169,25 @@ def test_hogwild_is_as_good_as_one_process(matrices, alone):
     ndcg, auc = ndcg_at_10_and_auc(hogwild(train, seed=0).score_matrix(), train, test)
     assert (ndcg, auc) == pytest.approx(alone, rel=0.02)
     assert ndcg_at_10_and_auc(popularity(train), train, test) != pytest.approx(alone, rel=0.02)
+
+
+# --- The search -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "split"), search.MODELS)
+def test_every_model_got_the_same_search(model, split):
+    rows = [row for row in search.load() if (row["model"], row["split"]) == (model, split)]
+    settings = {json.dumps(row["settings"]) for row in rows if row["settings"]}
+    assert settings == {json.dumps(one) for one in search.drawn(search.MODELS[model, split][1])}
+    assert len(settings) == search.N_SETTINGS >= 30
+    best, values = next(found for found in search.ranked(model, split, rows) if found[0])
+    assert len(values) == len(search.SEEDS) and best == search.chosen(model, split)
+
+
+def test_a_kept_figure_of_the_search_is_measured_again():
+    row = next(row for row in search.load() if row["model"] == "EASE")
+    again = search.fit_and_judge("EASE", "imp10", row["settings"], row["seed"])
+    assert again["value"] == pytest.approx(row["value"], abs=2e-4)
 
 
 # --- The file and the texts that quote it -----------------------------------------------------
