@@ -36,7 +36,11 @@ from nmf_helpers.recipes import bayesian, explicit
 
 FILE = Path(__file__).with_name("folds.json")
 SHAPE = 943, 1682
-MYFM_WINDOWS = (86400, 3600, 60)  # by carves of u1.base, as good as five and faster
+MYFM = {  # values that its settings are drawn from by benchmarks.search
+    "windows": ("86400 3600 60", "86400 3600 600 60 1", "3600", "86400"),  # widths in seconds
+    "rank": (6, 8, 10, 12, 16), "init_stdev": (0.05, 0.1, 0.3), "alpha_0": (0.5, 1.0, 4.0),
+    "n_iter": (200, 300, 500),
+}  # fmt: skip
 MD5 = {  # of GroupLens's uK.test, ua.test and ub.test
     "u1": "62d5d837e7c8e36550cc956b09c2ecc8", "u2": "1951a71b7e1f4ed254508007fa2f6b70",
     "u3": "cb3e4d0a9152041772285232ca002d4f", "u4": "328acfca94e85d01b1d7e92c7d73df3b",
@@ -115,11 +119,15 @@ def scorer(fit: Callable) -> Callable:
     )
 
 
-def myfm(train: Part, test: Part, seed: int) -> np.ndarray:
-    """Fit myFM to users, items, who rated what, film facts, days, and the windows of bayesian().
-
-    Rank and iterations are those of its documentation for MovieLens 100K.
-    """
+def myfm(
+    train: Part,
+    test: Part,
+    seed: int,
+    windows: str = MYFM["windows"][0],
+    n_iter: int = 500,
+    **settings: float,
+) -> np.ndarray:
+    """Fit myFM to users, items, who rated what, film facts, and windows of time."""
     from myfm import MyFMRegressor, RelationBlock
 
     seen = (train.matrix(train.ratings) != 0).astype(float)
@@ -128,7 +136,7 @@ def myfm(train: Part, test: Part, seed: int) -> np.ndarray:
     facts = sp.csr_array(item_features(load_movies("100k")))
     users, items = [sp.eye_array(SHAPE[0]), rated], [sp.eye_array(SHAPE[1]), rated_by, facts]
     times = [_one_hot(train.seconds // 86400, test.seconds // 86400)]
-    for width in MYFM_WINDOWS:
+    for width in map(int, windows.split()):
         times.append(_one_hot(*(window(p.users, p.seconds, width) for p in (train, test))))
     features = []
     for which, p in enumerate((train, test)):
@@ -136,12 +144,19 @@ def myfm(train: Part, test: Part, seed: int) -> np.ndarray:
         blocks = [RelationBlock(ids, sp.csr_matrix(sp.hstack(block))) for ids, block in both]
         features.append((sp.csr_matrix(sp.hstack([time[which] for time in times])), blocks))
     widths = [time[0].shape[1] for time in times] + [block.shape[1] for block in users + items]
-    model = MyFMRegressor(rank=10, random_seed=seed)
+    model = MyFMRegressor(random_seed=seed, **settings)
     model.fit(
-        features[0][0], train.ratings, X_rel=features[0][1], n_iter=512, n_kept_samples=500,
-        grouping=np.repeat(np.arange(len(widths)), widths).tolist(),
+        features[0][0], train.ratings, X_rel=features[0][1], n_iter=n_iter,
+        n_kept_samples=n_iter - 20, grouping=np.repeat(np.arange(len(widths)), widths).tolist(),
     )  # fmt: skip
     return model.predict(*features[1])
+
+
+def chosen_myfm(train: Part, test: Part, seed: int) -> np.ndarray:
+    """Fit myFM with what `benchmarks.search` chose inside u1.base."""
+    from benchmarks.search import chosen
+
+    return myfm(train, test, seed, **chosen("myFM, film facts, dates", "u1"))
 
 
 def _one_hot(train: np.ndarray, test: np.ndarray) -> list[sp.csr_array]:
@@ -160,7 +175,7 @@ MODELS: dict[str, tuple[str, str, Callable]] = {  # name: (by, what it knows, ho
     "bayesian()": ("course", "nothing", bayes()),
     "bayesian(), film facts": ("course", "film facts", bayes("film facts")),
     "bayesian(), film facts, dates": ("course", "film facts, dates", bayes("film facts", "dates")),
-    "myFM, film facts, dates": ("peer", "film facts, dates", myfm),
+    "myFM, film facts, dates": ("peer", "film facts, dates", chosen_myfm),
 }
 
 
@@ -178,7 +193,7 @@ def main() -> None:
         for model, (by, _, fit) in MODELS.items():
             if not all(word in model for word in words):
                 continue
-            n_seeds = {"baseline": 1, "peer": 1}.get(by, 3 if fold == "u1" else options.seeds)
+            n_seeds = 1 if by == "baseline" else 3 if fold == "u1" else options.seeds
             claim = claims.setdefault((model, fold), {
                 "model": model, "by": by, "split": fold, "metric": "rmse", "value": 0.0,
                 "tolerance": 0.0, "seeds": [], "each": [],

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import peers, splits, tables
+from benchmarks import bayes_search, folds, peers, splits, tables
 from nmf_helpers.als import ImplicitALS
 from nmf_helpers.baselines import EASE
 from nmf_helpers.data import item_features, leave_n_out, load_movies
@@ -74,15 +74,16 @@ OURS: dict[str, tuple[Callable, peers.Choices]] = {
     }),
     "iALS": (als, ALS),
     "iALS, film facts": (als_with_facts, ALS),
-    "EASE": (ease, {"l2": tuple(float(x) for x in np.geomspace(50, 2000, 200).round())}),
+    "EASE": (ease, {"l2": tuple(float(50 * n) for n in range(1, 41))}),
 }  # fmt: skip
-MODELS = {  # (model, split): how to fit it, the values to draw from
+MODELS: dict[tuple[str, str], tuple[Callable, peers.Choices]] = {  # by model and split
     (name, split): found
     for kind, names in (("rating", ("exp10", "exp8020")), ("ranking", ("imp10",)))
     for name, found in (peers.RATING | OURS if kind == "rating" else peers.RANKING | OURS).items()
     for split in names
     if (name == "explicit()") == (kind == "rating") or name not in OURS
 }
+MODELS["myFM, film facts, dates", "u1"] = folds.myfm, folds.MYFM
 
 
 def drawn(choices: peers.Choices) -> list[dict[str, Any]]:
@@ -103,9 +104,13 @@ def carve(split: str) -> tuple[Any, Any]:
 def fit_and_judge(model: str, split: str, settings: dict, seed: int) -> dict:
     """Fit to a part of train, judge on the rest: RMSE, or for a ranking nDCG@10."""
     fit, _ = MODELS[model, split]
-    rest, held_out = carve(split)
+    rest, held_out = bayes_search.carves()[0] if split == "u1" else carve(split)
     start = time.perf_counter()
-    if split == "imp10":
+    if split == "u1":  # its ratings have times
+        predicted = fit(rest, held_out, seed, **settings)
+        seconds = time.perf_counter() - start
+        value = rmse(predicted, held_out.ratings, clip=(1, 5))
+    elif split == "imp10":
         scores = fit(rest, seed, 1, **settings)
         seconds = time.perf_counter() - start
         value = evaluate(scores, held_out, exclude=rest, metrics=("ndcg@10",))["ndcg@10"]
