@@ -152,3 +152,21 @@ RATING: dict[str, tuple[Callable[..., np.ndarray], Choices]] = {
         "n_iter": (200, 300, 500),
     }),
 }  # fmt: skip
+BEFORE: dict[str, dict[str, Any]] = {  # the best of shorter searches by hand
+    "implicit ALS": {"factors": 32, "regularization": 10.0, "alpha": 5.0, "iterations": 15},
+    "implicit BPR": {
+        "factors": 100, "learning_rate": 0.01, "regularization": 0.01, "iterations": 100
+    },
+    "LightFM BPR": {
+        "loss": "bpr", "no_components": 64, "learning_rate": 0.05, "alpha": 1e-4, "epochs": 60
+    },
+    "LightFM WARP": {
+        "loss": "warp", "no_components": 64, "learning_rate": 0.02, "alpha": 0.0, "epochs": 60
+    },
+    "cornac BPR": {"k": 64, "learning_rate": 0.05, "lambda_reg": 0.02, "max_iter": 200},
+    "EASE": {"l2": 500.0},
+    "Surprise SVD": {"n_factors": 200, "n_epochs": 80, "lr_all": 0.005, "reg_all": 0.1},
+    "cornac MF": {"k": 50, "max_iter": 100, "learning_rate": 0.005, "lambda_reg": 0.08},
+    "myFM": {"rank": 10, "n_iter": 300},
+    "myFM, film facts, dates": {"rank": 10, "n_iter": 500},
+}  # fmt: skip

@@ -178,8 +178,10 @@ def test_hogwild_is_as_good_as_one_process(matrices, alone):
 def test_every_model_got_the_same_search(model, split):
     rows = [row for row in search.load() if (row["model"], row["split"]) == (model, split)]
     settings = {json.dumps(row["settings"]) for row in rows if row["settings"]}
-    assert settings == {json.dumps(one) for one in search.drawn(search.MODELS[model, split][1])}
-    assert len(settings) == search.N_SETTINGS >= 30
+    wanted = search.drawn(search.MODELS[model, split][1])
+    assert len(wanted) == search.N_SETTINGS >= 30
+    wanted += [before] if (before := search.peers.BEFORE.get(model)) else []
+    assert settings == {json.dumps(one) for one in wanted}
     best, values = next(found for found in search.ranked(model, split, rows) if found[0])
     assert len(values) == len(search.SEEDS) and best == search.chosen(model, split)
 
