@@ -189,13 +189,12 @@ def table(found: list[dict]) -> str:
     """Return what was chosen for each model, with its mean and range on the carve."""
     rows = []
     for model, split in MODELS:
-        for setting, values in ranked(model, split, found):
-            if len(values) == len(SEEDS):
-                spread = f"{np.mean(values):.4f} [{min(values):.4f}, {max(values):.4f}]"
-                said = ", ".join(f"{name}={value}" for name, value in setting.items())
-                rows.append([model, split, said or "as it stands", spread])
-                if setting:
-                    break
+        tried = [row for row in ranked(model, split, found) if len(row[1]) == len(SEEDS)]
+        best = next((row for row in tried if row[0]), None)
+        for setting, values in [row for row in tried if row is best or not row[0]]:
+            spread = f"{np.mean(values):.4f} [{min(values):.4f}, {max(values):.4f}]"
+            said = ", ".join(f"{name}={value}" for name, value in setting.items())
+            rows.append([model, split, said or "as it stands", spread])
     return tables.markdown(["model", "split", "settings", "on the carve"], rows)
 
 

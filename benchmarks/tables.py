@@ -39,11 +39,16 @@ def renewed(text: str, claims: list[dict], results: dict) -> str:
 
     def block(match: re.Match) -> str:
         start, kind, split, end = match.groups()
-        made = {"speed": speed, "hogwild": hogwild, "folds": lambda _: public_folds()}
+        made = {
+            "speed": speed,
+            "hogwild": hogwild,
+            "folds": lambda _: public_folds(),
+            "search": lambda _: searched(),
+        }
         table = quality(claims, split) if kind == "claims" else made[kind](results)
         return f"{start}\n{table}\n{end}"
 
-    pattern = r"(<!-- (claims|folds|speed|hogwild) ?(\w*) -->)\n.*?(<!-- end -->)"
+    pattern = r"(<!-- (claims|folds|search|speed|hogwild) ?(\w*) -->)\n.*?(<!-- end -->)"
     return re.sub(pattern, block, text, flags=re.DOTALL)
 
 
@@ -74,6 +79,13 @@ def quality(claims: list[dict], split: str) -> str:
             above = f"{difference:+.4f} ± {error:.4f}{tie}"
         rows.append([model, whose[model], *cells, above])
     return markdown(["model", "from", *columns, "against the row above"], rows)
+
+
+def searched() -> str:
+    """Return the settings that the search chose, as a Markdown table."""
+    from benchmarks import search
+
+    return search.table(search.load())
 
 
 def public_folds() -> str:
