@@ -135,10 +135,9 @@ def ahead(model: str, other: str, split: str) -> tuple[float, float]:
         if split == "imp10":
             return float((a - b).mean()), float((a - b).std(ddof=1) / len(a) ** 0.5)
         n = users[f"{split} n"]  # ratings of each user: a user's errors go together
-    mean_a, mean_b = a.sum() / n.sum(), b.sum() / n.sum()
-    by_user = a - b - (mean_a - mean_b) * n
-    error = (by_user**2).sum() ** 0.5 / n.sum() / (mean_a**0.5 + mean_b**0.5)
-    return float(mean_a**0.5 - mean_b**0.5), float(error)
+    roots = [(x.sum() / n.sum()) ** 0.5 for x in (a, b)]
+    by_user = np.subtract(*((x - r**2 * n) / (2 * r) for x, r in zip((a, b), roots, strict=True)))
+    return float(roots[0] - roots[1]), float((by_user**2).sum() ** 0.5 / n.sum())
 
 
 def tolerance(values: list[float]) -> float:
