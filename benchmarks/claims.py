@@ -171,7 +171,7 @@ def measure_all(wanted: str, claims: dict[tuple, dict]) -> None:
                     "seeds": list(model.seeds), "each": each,
                 }  # fmt: skip
                 before = claims.get(key(claim), {})
-                claims[key(claim)] = claim | {"said": before.get("said", [])}
+                claims[key(claim)] = claim
                 was = before.get("value", "new")
                 print(f"{split} {model.name}: {metric} {claim['value']} (was {was})", flush=True)
         save(list(claims.values()))

@@ -303,7 +303,7 @@ def among(score: Callable[[int], Array], n_drawn: int | None) -> Callable:
 
     def fit(seed: int) -> tuple[Array, Array]:
         train, hidden = likes(seed)
-        free = (train + hidden).toarray() == 0  # (users, films)
+        free = (train + hidden).toarray() == 0  # (users, items)
         scores, (users, items) = score(seed), hidden.nonzero()
         above = ((scores[users] > scores[users, items][:, None]) & free[users]).sum(1)
         hit = hypergeom.cdf(9, free.sum(1)[users], above, n_drawn) if n_drawn else above < 10
@@ -318,10 +318,15 @@ def _ease(seed: int) -> Array:
 
 RULER = [
     row
-    for n, films in ((None, "all films"), (500, "500 drawn"), (100, "100 drawn"), (50, "50 drawn"))
+    for n, drawn_from in (
+        (None, "all films"),
+        (500, "500 drawn"),
+        (100, "100 drawn"),
+        (50, "50 drawn"),
+    )
     for row in (
-        Row(f"EASE, {films}", among(_ease, n)),
-        Row(f"small BPR, {films}", among(_small_bpr, n), f"EASE, {films}"),
+        Row(f"EASE, {drawn_from}", among(_ease, n)),
+        Row(f"small BPR, {drawn_from}", among(_small_bpr, n), f"EASE, {drawn_from}"),
     )
 ]
 

@@ -61,7 +61,7 @@ class Settings:
     def settings(self) -> dict[str, Any]:
         """All settings by name, the model's options among them, its class aside."""
         own = {name: getattr(self, name) for name in self.defaults if name != "model"}
-        return own | self.model_options
+        return own | dict(self.model_options)
 
     def __repr__(self) -> str:
         """Name the model, and the settings that are not the defaults."""

@@ -5,7 +5,6 @@ are fitted here by other methods. Each check of a model must also fail for the b
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -220,12 +219,6 @@ def test_every_table_is_what_was_measured():
         stale = f"<!-- {stale} -->\n| popularity | .999 |\n<!-- end -->"
         assert tables.renewed(stale, claims.load(), results) != stale
 
-
-def test_where_a_claim_is_said_is_a_file_that_has_its_table():
-    root = Path(__file__).parents[1]
-    for (_, split, _), claim in CLAIMS.items():
-        for name in claim["said"]:
-            assert re.search(rf"claims {split}|claims\.json", (root / name).read_text("utf-8"))
 
 
 # --- What each part of the closing models is worth ------------------------------------------------

@@ -31,7 +31,8 @@ HALO = [withStroke(linewidth=3, foreground="white")]  # keeps words legible acro
 DASHES = ["-.", (0, (1, 2)), (0, (8, 2, 1, 2, 1, 2)), (0, (6, 1)), (0, (4, 1, 1, 1))]
 PARTS = {"test": "test", "train": "training"}  # how a metric's name begins; others: validation
 # Ours, whatever a reader's matplotlibrc or style sheet says.
-OURS = matplotlib.rc_params_from_file(files(__package__) / "course.mplstyle", False, False)
+STYLE = str(files(__package__) / "course.mplstyle")
+OURS: Any = matplotlib.rc_params_from_file(STYLE, False, False)
 as_written = partial(matplotlib.style.context, ["default", OURS])
 # A dark theme swaps light for dark and keeps the hues: JupyterLab and nbconvert, Sphinx, VS Code.
 DARK = (

@@ -56,7 +56,7 @@ class TrainingLab(parts.Lab):
         self._warm_up = threading.Thread(target=import_module, args=["torch._dynamo"], daemon=True)
         self._warm_up.start()
         self._thread = threading.Thread()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._halt, self._lock = threading.Event(), threading.RLock()
         self._inside = False  # in the notebook's own code, where Stop may interrupt
         usual = {"lr": lr, "weight_decay": weight_decay, "n_epochs": n_epochs, "seed": seed}
