@@ -220,7 +220,6 @@ def test_every_table_is_what_was_measured():
         assert tables.renewed(stale, claims.load(), results) != stale
 
 
-
 # --- What each part of the closing models is worth ------------------------------------------------
 
 

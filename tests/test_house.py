@@ -94,8 +94,8 @@ def test_the_core_loads_no_wing_and_nothing_that_only_wings_need(module):
 SIZES = {
     "core": (4_147, [p for p in PACKAGE.glob("*.py") if p.name != "__main__.py"]),
     "lab": (1_465, [*PACKAGE.glob("lab/**/*.py")]),
-    "course": (1_210, [*PACKAGE.glob("course/**/*.py"), PACKAGE / "__main__.py"]),
-    "tests": (10_319, [*ROOT.glob("tests/**/*.py")]),
+    "course": (1_150, [*PACKAGE.glob("course/**/*.py"), PACKAGE / "__main__.py"]),
+    "tests": (10_292, [*ROOT.glob("tests/**/*.py")]),
 }
 LONGEST_FILE, LONGEST_FUNCTION = 350, 60
 
@@ -197,11 +197,6 @@ def test_an_old_word_is_found_and_a_new_one_is_not(tmp_path):
 
 
 # -- types -----------------------------------------------------------------------------------------
-
-
-def test_types_hold():
-    said, complaints, status = mypy.run(["--config-file", str(ROOT / "pyproject.toml")])
-    assert status == 0, said + complaints
 
 
 def test_an_untyped_function_is_refused(tmp_path):

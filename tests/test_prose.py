@@ -344,22 +344,8 @@ def test_minutes_count_words_code_and_exercises():
 # -- (d) lines -------------------------------------------------------------------------------------
 
 
-HEAD_HOMES_WAY = r"(?s)\A---\n.*?\n---\n\n|\n<!-- homes\n.*?-->\n|^\[[^\n]*\[contents\][^\n]*\n+"
-
-
-def lines_to_read(text):
-    """How many lines a text has without what nobody reads in it, and without the way to others."""
-    return len(re.sub(HEAD_HOMES_WAY, "", text, flags=re.M).splitlines())
-
-
-def test_lines_to_read_are_counted_without_heads_and_homes():
-    head = "---\na: 1\n---\n\n[←](a) · [contents](b)\n\n"
-    assert lines_to_read(head + "# A\n\n0.1.\n\n<!-- homes\n0.1: x\n-->\n\nB.\n") == 5
-
-
-def test_the_texts_are_hardly_longer_than_they_must():
-    texts = [path.with_suffix(".md") for path in NOTEBOOKS + PAGES]
-    sizes = {path.name: lines_to_read(path.read_text("utf-8")) for path in texts}
+def test_the_notebooks_are_hardly_longer_than_they_must():
+    sizes = {path.stem: len(path.with_suffix(".md").open().readlines()) for path in NOTEBOOKS}
     assert sum(sizes.values()) <= MOST_LINES, sizes
 
 
