@@ -132,6 +132,14 @@ def test_without_a_baseline_the_axes_follow_once_the_first_epoch_is_far_away():
     assert chart.ax.get_ylim()[1] < 3
 
 
+@pytest.mark.parametrize("fall", [1.0, 0.1, 0.02, 0.01, 0.005, 0.002])
+def test_the_numbers_of_the_axis_leave_room_for_its_name(fall):
+    records = [{"epoch": n, "validation_loss": 0.975 + fall / n} for n in range(1, 9)]
+    chart = loss_curves(records, ylabel="RMSE (stars)")
+    chart.canvas.draw()
+    assert chart.ax.yaxis.label.get_window_extent().x0 >= 0
+
+
 def test_axes_hardly_move_while_a_run_is_drawn():
     losses = 0.9 + 0.3 * np.exp(-np.arange(60) / 10)
     run = records(losses, losses - np.linspace(0.1, 0.6, 60))

@@ -196,6 +196,7 @@ class LossCurves(Chart):
         self.ax = ax = self.subplots()
         ax.set(xlabel="epoch", **self._labels)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # short numbers
         moving = dict[str, Any](animated=True, in_layout=False, zorder=3)
         label = f"training {self.quantity}" * bool(self.train_metric)
         (self.train,) = ax.plot([], [], "--", color=VERMILION, lw=2, label=label, **moving)
@@ -217,7 +218,7 @@ class LossCurves(Chart):
         self.moving = [self.train, self.validation, self.best, self.note]
         # Not the layout of other charts: that takes as long again as drawing.
         rows = math.ceil(len(ax.get_legend_handles_labels()[0]) / 2)
-        self.subplots_adjust(0.11, 0.15 + 0.052 * rows, 0.985, 0.94)
+        self.subplots_adjust(0.13, 0.15 + 0.052 * rows, 0.985, 0.94)
         self.legend(loc="lower center", ncols=2, columnspacing=1.5, labelspacing=0.25)
 
     def show(self, history: History) -> "LossCurves":  # type: ignore[override]
