@@ -475,6 +475,8 @@ def test_work_is_there_on_the_second_day_however_jupyter_is_started(tab, course,
     with running(private, *start) as server:
         answer_and_save(tab, server.wait(), name)
         assert tab.locator(".jp-OutputArea-output").count() == 0, "an answer stands there already"
+        tab.locator(".jp-MarkdownCell a", has_text="→").first.click()  # on to the next notebook
+        expect(tab.locator("#jp-main-dock-panel .lm-TabBar")).to_contain_text("02-dot-product-mf")
     others = [(start, {}, name), ((), {"root": course}, f"my-notebooks/{name}")]
     others += [((), {"root": course.parent}, f"course/my-notebooks/{name}")]
     for number, (command, options, path) in enumerate(others, start=2):
