@@ -33,8 +33,6 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("0*.ipynb"))
 PAGES = [path for path in sorted(FOLDER.glob("*.ipynb")) if path not in NOTEBOOKS]
-# Texts that don't keep these rules yet. Take yours out as soon as it does; a test asks for it.
-NOT_YET: set[str] = set()
 MOST_LINES, MOST_MINUTES = 4_200, 500
 
 ANSWER = "<details><summary>Answer</summary>"
@@ -520,12 +518,4 @@ PAIRS = [(rule, path) for rule, paths in RULES.items() for path in paths]
 )
 def test_a_text_keeps_the_rule(rule, path):
     complaints = rule(path)
-    if path.stem in NOT_YET:
-        pytest.skip(f"not yet: {'; '.join(complaints)}")
     assert not complaints, "\n".join(complaints)
-
-
-@pytest.mark.parametrize("name", sorted(NOT_YET))
-def test_a_text_that_is_excused_needs_the_excuse(name):
-    found = [rule(path) for rule, path in PAIRS if path.stem == name]
-    assert any(found), f"take {name} out of NOT_YET"
