@@ -13,14 +13,12 @@ distribution, and *Gibbs sampling* draws each in turn with the others held fixed
 3. the items' prior, and every item's θ given the users, by the same two functions;
 4. the noise: how far ratings fall from the prediction.
 
-Each single draw is *worse* than the best fit, as it has noise in it on purpose. Where the ratings
-leave no doubt the draws agree, elsewhere their errors cancel, and the average beats both.
+Each draw alone is *worse* than the best fit, as it has noise in it on purpose; the average is not.
 
 This is Salakhutdinov and Mnih (2008), "Bayesian Probabilistic Matrix Factorization using Markov
 Chain Monte Carlo", with four additions, each of which can be left out. *Own noises*: some users
-rate at whim and some films divide. *Who rated what* says something about tastes before any rating
-is read, as in SVD++ (Koren, 2008), and so do *item features*: see `_Side`. *Times*: ratings of one
-sitting share a mood, see `nmf_helpers.moods`.
+are steadier than others. *Who rated what* says something about tastes before any rating is read, as
+in SVD++ (Koren, 2008), and so do *item features*: see `_Side`. *Times*: `nmf_helpers.moods`.
 """
 
 import time
@@ -63,8 +61,7 @@ class BayesianMF(Baseline):
     n_factors : int
         Averaging guards against overfitting, so there is no penalty to choose.
     n_sweeps, burn_in : int
-        How often everything is drawn; the first `burn_in` sweeps still remember the random start,
-        and are left out of the average.
+        How often everything is drawn; the first `burn_in` remember the start: they don't count.
     own_noises, who_rated_what : bool
         False leaves that part of the model out.
     noise_prior_shape : float
@@ -90,8 +87,7 @@ class BayesianMF(Baseline):
 
     def fit(self, train: Any, *, item_features: Any = None, times: Any = None) -> Self:
         """Learn from ratings; parameters and errors as in ``sweeps``. Returns self."""
-        for _ in self.sweeps(train, item_features=item_features, times=times):
-            pass
+        list(self.sweeps(train, item_features=item_features, times=times))
         return self
 
     def sweeps(
