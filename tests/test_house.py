@@ -93,7 +93,7 @@ def test_the_core_loads_no_wing_and_nothing_that_only_wings_need(module):
 # for the lab, 1,150 for the course and 8,000 for the tests; 350 for a file and 60 for a function.
 SIZES = {
     "core": (4_143, [*PACKAGE.glob("*.py")]),
-    "lab": (1_465, [*PACKAGE.glob("lab/**/*.py")]),
+    "lab": (1_466, [*PACKAGE.glob("lab/**/*.py")]),
     "course": (1_150, [*PACKAGE.glob("course/**/*.py")]),
     "tests": (10_282, [*ROOT.glob("tests/**/*.py")]),
 }
