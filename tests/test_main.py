@@ -5,7 +5,6 @@ import subprocess
 import sys
 from importlib import metadata
 
-import nbformat
 import psutil
 import pytest
 
@@ -65,23 +64,12 @@ def test_show_is_given_the_courses_own_notebook(monkeypatch):
     assert commands.main(["show", "4", "--no-browser"]) == ["04-neural-collabfnet.ipynb", False]
 
 
-def test_a_handout_is_clean_and_written_once(tmp_path):
-    assert commands.main(["handout", str(tmp_path / "new")]) == 0
-    first, *others = sorted((tmp_path / "new").glob("*.ipynb"))
-    assert len(others) >= 6
-    assert not any(cell.get("outputs") for cell in nbformat.read(first, 4).cells)
-    first.write_text("somebody's work")
-    assert commands.main(["handout", str(tmp_path / "new")]) == 0
-    assert first.read_text() == "somebody's work"
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["fly"], "choose from"),
         (["start", "--reset"], "start what? One more word is needed"),
         (["show"], "show what?"),
-        (["handout"], "handout what?"),
         (["check", "3"], "check stands alone"),
         (["start", "3", "--folder"], "expected one argument"),
     ],
@@ -97,7 +85,10 @@ def test_half_a_command_is_refused_with_what_is_missing(words, said, capsys):
     [
         (["start", "8"], "unknown notebook '8': did you mean "),
         (["start", "--folder", __file__], "File exists"),
-        (["handout", str(start.CHECKOUT / "notebooks")], "the course's own, not for copies"),
+        (
+            ["start", "--folder", str(start.CHECKOUT / "notebooks")],
+            "the course's own, not for copies",
+        ),
     ],
 )
 def test_what_cannot_be_done_ends_with_the_reason_and_no_traceback(words, said, opened, capsys):

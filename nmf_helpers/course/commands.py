@@ -1,10 +1,9 @@
 """Start the course, show it to a class, or see whether a machine is ready for it.
 
-start [N]       your own copies of the notebooks, opened in JupyterLab at notebook N
-show N          notebook N as a live page for a projector, its code folded
-check           what is ready on this machine, and how to mend what isn't
-fetch           fetch ML-100K, ahead of a class without network
-handout FOLDER  copies of the notebooks to hand out, without outputs and solutions
+start [N]  your own copies of the notebooks, opened in JupyterLab at notebook N
+show N     notebook N as a live page for a projector, its code folded
+check      what is ready on this machine, and how to mend what isn't
+fetch      fetch ML-100K, ahead of a class without network
 """
 
 import argparse
@@ -40,13 +39,13 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=["start", "show", "check", "fetch", "handout"])
+    parser.add_argument("command", choices=["start", "show", "check", "fetch"])
     parser.add_argument("which", nargs="?", metavar="N", help="a notebook's number, or its name")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     parser.add_argument("--folder", type=Path, help="where your copies are, or will be")
     parser.add_argument("--reset", action="store_true", help="copy N again; yours stays beside it")
     given = parser.parse_intermixed_args(argv)  # N may stand anywhere
-    if not given.which and (given.reset or given.command in ("show", "handout")):
+    if not given.which and (given.reset or given.command == "show"):
         parser.error(f"{given.command} what? One more word is needed")
     if given.which and given.command in ("check", "fetch"):
         parser.error(f"{given.command} stands alone")
@@ -63,9 +62,6 @@ def run(given: argparse.Namespace) -> int:
         return report(chain(packages(), machine()))
     if given.command == "fetch":
         fetch()
-        return 0
-    if given.command == "handout":
-        print(*start.copy_notebooks(Path(given.which)), f"Written to {given.which}.", sep="\n")
         return 0
     found = start.find_notebooks()
     wanted: Any = found[nearest("notebook", given.which, found)] if given.which else None

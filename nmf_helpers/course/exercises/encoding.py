@@ -24,10 +24,10 @@ def share_filled(ratings):
     return len(ratings) / n_cells
 
 
-# 1. Two columns, two roles: one decides which code an id gets, the other is translated.
-# 2. Build a dictionary from id to code first, as in "By hand". It may look at `known` only.
+# 1. Two columns, two roles: one decides which index an id gets, the other is translated.
+# 2. Build a dictionary from id to index first, as in "By hand". It may look at `known` only.
 # 3. A dictionary's get(key, default) returns the default for a key that it doesn't have.
-@case("1.2", [260, 9999, 318], [318, 260, 318], want=[1, -1, 0], why="318 came first, then 260")
+@case("1.2", [9, 260, 8, 318], [318, 260, 318, 9], want=[2, 1, -1, 0], why="318 is first, then 260")
 def encode(column, known):
     index = {}
     for value in known:
@@ -46,18 +46,18 @@ def is_last(ratings, n):
 
 
 def items_left(encode_both, train, validation):
-    """Return yours leaves validation with the film codes"""
+    """Return yours leaves validation with the film indices"""
     return encode_both(train, validation)[1]["movieId"]
 
 
-# 1. Follow one film. Which code does it have in training, and which in validation?
-# 2. A call that is not told about training makes codes of its own, starting from zero again.
+# 1. Follow one film. Which index does it have in training, and which in validation?
+# 2. A call that is not told about training counts indices of its own, from zero again.
 # 3. encode_ratings takes a second argument.
 @case(
     "1.bug1", TABLE[:4], LATER, look=items_left, want=[1],
     given="films 318, 260, 318, 111362 in training, and film 260 rated by one user that training "
     "knows and one that it doesn't",
-    why="film 260 has the code 1, and the unknown user is dropped",
+    why="film 260 has the index 1, and the unknown user is dropped",
 )  # fmt: skip
 def encode_both(train, validation):
     return encode_ratings(train), encode_ratings(validation, train)

@@ -137,6 +137,7 @@ def drawn(shards):
 # 2. Shuffle the numbers 0 to n_samples - 1 first, with a generator made from the seed, then cut.
 # 3. numpy's array_split cuts into parts whose sizes differ by one at most.
 @case("7.1", 10, 3, 0, look=together, want=(3, range(10)), why="each sample has one worker")
+@case("7.1", 5, 1, 0, look=together, want=(1, range(5)), why="each sample has one worker")
 @case("7.1", given="100 samples and 2 workers", look=drawn, want=(True, True, True))
 def shards(n_samples, n_workers, seed):
     order = np.random.default_rng(seed).permutation(n_samples)
@@ -161,6 +162,7 @@ def worker_seed(seed, epoch, rank):
 # 3. If nothing is saved it never pays: math.inf. Otherwise divide, and take the next whole number
 #    above, also when the division comes out even.
 @case("7.3", 10.0, 3.0, 1.0, want=6, why="after 6 epochs 16 seconds against 18, after 5 both 15")
+@case("7.3", 7.0, 2.5, 1.0, want=5, why="after 5 epochs 12 seconds against 12.5")
 @case("7.3", 2.0, 0.5, 0.6, want=math.inf, why="it is slower in every epoch")
 @case("7.3", 2.0, 0.5, 0.5, want=math.inf, why="nothing is saved")
 def break_even(start_up, alone, together):

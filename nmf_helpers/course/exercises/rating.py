@@ -22,6 +22,7 @@ more_p, more_q, guesses, stars = (rng.normal(size=size) for size in ((6, 4), (9,
 # 2. An array indexed with row numbers gives those rows: here two arrays of shape (batch, factors).
 # 3. Multiply them element by element and add up over the factors. No matrix product: it pairs all.
 @case("2.1", P, Q, np.array([0, 2, 2]), np.array([0, 1, 0]), want=[4.0, 4, 7], why="1·2 + 2·1 is 4")
+@case("2.1", more_p, more_q, np.arange(6), np.arange(6) + 3)
 def predict(user_factors, item_factors, users, items):
     p = user_factors[users]  # (batch, factors)
     q = item_factors[items]  # (batch, factors)
@@ -32,6 +33,7 @@ def predict(user_factors, item_factors, users, items):
 # 2. How far apart are the two? Square that before you average, so that +1 and -1 don't cancel.
 # 3. Arrays of shapes (3, 1) and (3,) have nine differences: raise a ValueError if shapes differ.
 @case("2.2", P[:, 0], P[:, 1], want=2.0**0.5, why="√((1² + 1² + 2²) / 3) stars")
+@case("2.2", guesses, stars)
 @case("2.2", guesses[:, None], stars, want=ValueError, why="50 × 50 differences are not the errors")
 def rms_error(predictions, ratings):
     if predictions.shape != ratings.shape:
