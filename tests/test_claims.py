@@ -1,7 +1,7 @@
 """The figures in benchmarks/claims.json, measured again by other means.
 
-Fitted models are judged here by metrics written out in plain loops and by scikit-learn; baselines
-are fitted here by other methods. Each check of a model must also fail for the baseline.
+Fitted models are judged here by metrics written out in plain loops; baselines are fitted here by
+other methods. Each check of a model must also fail for the baseline.
 """
 
 import json
@@ -13,7 +13,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import lsqr
-from sklearn.metrics import roc_auc_score
+from scipy.stats import mannwhitneyu
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the package
 
@@ -29,38 +29,20 @@ def matrices():
     return {name: getattr(splits, name)() for name in ("exp10", "exp8020", "imp10")}
 
 
-def claimed(model, split, metric):
+def claimed(model, split, metric, more=0):
     claim = CLAIMS[model, split, metric]
-    return pytest.approx(claim["value"], abs=claim["tolerance"] + 5e-5)  # it is rounded
+    return pytest.approx(claim["value"], abs=claim["tolerance"] + 5e-5 + more)  # it is rounded
 
 
-# --- Metrics, written out ---------------------------------------------------------------------
+# --- Ratings ----------------------------------------------------------------------------------
+
+
+def squared_errors(predicted, test):
+    return (np.clip(predicted, 1, 5) - test.tocoo().data) ** 2
 
 
 def rmse(predicted, test):
-    errors = np.clip(predicted, 1, 5) - test.tocoo().data
-    return float(np.sqrt(np.mean(errors**2)))
-
-
-def ndcg_at_10_and_auc(scores, train, test):
-    return [np.mean(values) for values in by_user(scores, train, test)]
-
-
-def by_user(scores, train, test):
-    ndcgs, aucs = [], []
-    for user in range(test.shape[0]):
-        relevant = set(test[user].indices)
-        if not relevant:
-            continue
-        candidates = np.setdiff1d(np.arange(test.shape[1]), train[user].indices)
-        aucs.append(roc_auc_score(np.isin(candidates, list(relevant)), scores[user, candidates]))
-        best = candidates[np.argsort(-scores[user, candidates], kind="stable")[:10]]
-        gain = sum(1 / np.log2(place + 2) for place, item in enumerate(best) if item in relevant)
-        ndcgs.append(gain / sum(1 / np.log2(p + 2) for p in range(min(10, len(relevant)))))
-    return ndcgs, aucs
-
-
-# --- Baselines, fitted in other ways ----------------------------------------------------------
+    return float(np.sqrt(np.mean(squared_errors(predicted, test))))
 
 
 def bias_ridge(train, test, user_reg=5.0, item_reg=3.0):
@@ -78,54 +60,27 @@ def bias_ridge(train, test, user_reg=5.0, item_reg=3.0):
     return mean + biases[held_out.row] + biases[n_users + held_out.col]
 
 
-def popularity(train):
-    return np.tile(train.toarray().sum(0), (train.shape[0], 1))
-
-
-def ease(train, l2=500.0):
-    """Column by column: ridge regression of each item on all the others."""
-    x = train.toarray().astype(np.float64)
-    inverse = np.linalg.inv(x.T @ x + l2 * np.eye(x.shape[1]))
-    return x - x @ (inverse / np.diag(inverse))  # x B, as B = I - P / diag(P)
-
-
-def global_mean(train, test):
-    return np.full(test.nnz, train.data.mean())
-
-
 @pytest.mark.parametrize("split", ["exp10", "exp8020"])
-def test_the_claims_about_rating_baselines(matrices, split):
+def test_the_claims_about_ratings(matrices, split):
     train, test = matrices[split]
-    assert rmse(global_mean(train, test), test) == claimed("global mean", split, "rmse")
-    assert rmse(bias_ridge(train, test), test) == claimed("bias ridge", split, "rmse")
-
-
-@pytest.mark.parametrize(("model", "fit"), [("popularity", popularity), ("EASE", ease)])
-def test_the_claims_about_ranking_baselines(matrices, model, fit):
-    train, test = matrices["imp10"]
-    ndcg, auc = ndcg_at_10_and_auc(fit(train), train, test)
-    # Popularity ties many items; in claims.json ties count by chance, here by item number.
-    assert ndcg == pytest.approx(CLAIMS[model, "imp10", "ndcg@10"]["value"], abs=2e-3)
-    assert auc == claimed(model, "imp10", "auc")
-
-
-def test_how_far_a_row_is_ahead_is_paired_by_user(matrices):
-    train, test = matrices["imp10"]
-    both = [by_user(fit(train), train, test)[0] for fit in (ease, popularity)]
-    difference = np.subtract(*both)
-    ahead, error = claims.ahead("EASE", "popularity", "imp10")
-    assert ahead == pytest.approx(difference.mean(), abs=2e-3)  # ties, as above
-    assert error == pytest.approx(difference.std() / len(difference) ** 0.5, rel=0.05)
-    assert error < 0.9 * np.hypot(*(np.std(x) for x in both)) / len(difference) ** 0.5
+    entries, table = test.tocoo(), rmse(bias_ridge(train, test), test)
+    assert rmse(np.full(test.nnz, train.data.mean()), test) == claimed("global mean", split, "rmse")
+    assert table == claimed("bias ridge", split, "rmse")
+    predicted = explicit(train, seed=0).predict(entries.row, entries.col)
+    assert rmse(predicted, test) == claimed("explicit()", split, "rmse") != table
 
 
 def test_how_far_ratings_are_ahead_draws_users_with_all_their_errors(matrices):
     train, test = matrices["exp8020"]
-    users, n = test.tocoo().row, np.bincount(test.tocoo().row, minlength=test.shape[0])
-    both = [
-        np.bincount(users, (np.clip(p, 1, 5) - test.tocoo().data) ** 2, test.shape[0])
-        for p in (bias_ridge(train, test), global_mean(train, test))
-    ]
+    users, mean = test.tocoo().row, np.full(test.nnz, train.data.mean())
+    n, *both = (
+        np.bincount(users, weights, test.shape[0])
+        for weights in (
+            None,
+            squared_errors(bias_ridge(train, test), test),
+            squared_errors(mean, test),
+        )
+    )
     ahead, error = claims.ahead("bias ridge", "global mean", "exp8020")
 
     def difference(users):
@@ -137,37 +92,63 @@ def test_how_far_ratings_are_ahead_draws_users_with_all_their_errors(matrices):
     assert error == pytest.approx(np.std(drawn), rel=0.1)
 
 
-# --- Models -----------------------------------------------------------------------------------
+# --- Rankings ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", ["exp10", "exp8020"])
-def test_the_claim_about_explicit(matrices, split):
-    train, test = matrices[split]
-    entries = test.tocoo()
-    predicted = explicit(train, seed=0).predict(entries.row, entries.col)
-    assert rmse(predicted, test) == claimed("explicit()", split, "rmse")
-    assert rmse(bias_ridge(train, test), test) != claimed("explicit()", split, "rmse")
+def popularity(train):
+    return np.tile(train.toarray().sum(0), (train.shape[0], 1))
+
+
+def ease(train, l2=500.0):
+    """Column by column: ridge regression of each item on all the others."""
+    x = train.toarray().astype(np.float64)
+    inverse = np.linalg.inv(x.T @ x + l2 * np.eye(x.shape[1]))
+    return x - x @ (inverse / np.diag(inverse))  # x B, as B = I - P / diag(P)
+
+
+RANKINGS = {
+    "popularity": popularity,
+    "EASE": ease,
+    "implicit()": lambda train: implicit(train, seed=0).score_matrix(),
+    "hogwild()": lambda train: hogwild(train, seed=0).score_matrix(),
+}
 
 
 @pytest.fixture(scope="module")
-def alone(matrices):
-    train, test = matrices["imp10"]
-    return ndcg_at_10_and_auc(implicit(train, seed=0).score_matrix(), train, test)
+def judged(matrices):
+    """For each model nDCG@10 and AUC user by user: two arrays."""
+    (train, test), found = matrices["imp10"], {}
+    for name, fit in RANKINGS.items():
+        scores, each = fit(train), []
+        for user in np.flatnonzero(np.diff(test.indptr)):
+            free = np.setdiff1d(np.arange(test.shape[1]), train[user].indices)
+            s, hidden = scores[user, free], np.isin(free, test[user].indices)
+            gains = hidden[np.argsort(-s, kind="stable")[:10]] / np.log2(np.arange(2, 12))
+            ideal = (1 / np.log2(np.arange(2, 12)))[: hidden.sum()].sum()
+            wins = mannwhitneyu(s[hidden], s[~hidden], method="asymptotic").statistic
+            each.append((gains.sum() / ideal, wins / hidden.sum() / (~hidden).sum()))
+        found[name] = np.transpose(each)
+    return found
 
 
-def test_the_claim_about_implicit(matrices, alone):
-    train, test = matrices["imp10"]
-    baseline = ndcg_at_10_and_auc(popularity(train), train, test)
-    for metric, found, popular in zip(("ndcg@10", "auc"), alone, baseline, strict=True):
-        assert found == claimed("implicit()", "imp10", metric)
-        assert popular != claimed("implicit()", "imp10", metric)
+@pytest.mark.parametrize("model", RANKINGS)
+def test_the_claims_about_rankings(judged, model):
+    # Popularity ties many items; in claims.json ties count by chance, here by item number.
+    # Two workers at once end where they do by chance.
+    slack = {"popularity": (2e-3, 0), "hogwild()": (5e-3, 5e-3)}.get(model, (0, 0))
+    popular = judged["popularity"].mean(1)
+    for metric, n, more in zip(("ndcg@10", "auc"), (0, 1), slack, strict=True):
+        near = claimed(model, "imp10", metric, more)
+        assert judged[model].mean(1)[n] == near and (model == "popularity" or popular[n] != near)
 
 
-def test_hogwild_is_as_good_as_one_process(matrices, alone):
-    train, test = matrices["imp10"]
-    ndcg, auc = ndcg_at_10_and_auc(hogwild(train, seed=0).score_matrix(), train, test)
-    assert (ndcg, auc) == pytest.approx(alone, rel=0.02)
-    assert ndcg_at_10_and_auc(popularity(train), train, test) != pytest.approx(alone, rel=0.02)
+def test_how_far_a_row_is_ahead_is_paired_by_user(judged):
+    both = judged["EASE"][0], judged["popularity"][0]
+    difference = np.subtract(*both)
+    ahead, error = claims.ahead("EASE", "popularity", "imp10")
+    assert ahead == pytest.approx(difference.mean(), abs=2e-3)  # ties, as above
+    assert error == pytest.approx(difference.std() / len(difference) ** 0.5, rel=0.05)
+    assert error < 0.9 * np.hypot(*map(np.std, both)) / len(difference) ** 0.5
 
 
 # --- The search -------------------------------------------------------------------------------

@@ -7,69 +7,29 @@ Beside a claim stands a comment, one Python expression a line, each of which mus
     -->
 
 `run` trains the lab of that notebook as its sliders start, but for what is given, and returns the
-metric of each epoch; `line` is the lab's first baseline. Of the notebook's code only what the lab
-needs is run.
+metric of each epoch; `line` is the lab's first baseline.
 """
 
-import ast
 import inspect
 import re
-import symtable
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
-import nbformat
 import pytest
 import torch
+from labs import code_for_the_lab, needed_for
 
 from nmf_helpers.lab import TrainingLab
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-PAGE = FOLDER / "INSTRUCTORS.md"
-
-
-def claims_in(text):
-    """Number of the notebook and expression of each claim."""
-    for number, lines in re.findall(r"(?s)<!-- lab (\d)\n(.*?)-->", text):
-        yield from ((int(number), line) for line in lines.splitlines() if line.strip())
-
-
-def names(node):
-    """Names that a statement sets, and those that it reads from outside of itself."""
-    top = symtable.symtable(ast.unparse(node), "", "exec")
-    found = top.get_symbols()
-    sets = {s.get_name() for s in found if s.is_assigned() or s.is_imported() or s.is_namespace()}
-    reads = {s.get_name() for s in found if s.is_referenced()}
-    inner = [*top.get_children()]
-    for table in inner:
-        reads |= {s.get_name() for s in table.get_symbols() if s.is_global() and s.is_referenced()}
-        inner += table.get_children()
-    touched = getattr(node, "iter" if isinstance(node, ast.For) else "value", None)
-    if isinstance(node, ast.For | ast.Expr) and isinstance(touched, ast.Call):
-        # table.fit(train), or: for table in tables.values(): table.fit(train)
-        sets |= {getattr(getattr(touched.func, "value", None), "id", "")}
-    return sets, reads
-
-
-def needed_for(wanted, code):
-    """Statements of a notebook's code that a name needs, in their order."""
-    kept, wanted = [], {wanted}
-    for node in reversed(ast.parse(code).body):
-        sets, reads = names(node)
-        if sets & wanted:
-            kept.append(node)
-            wanted |= reads
-    return ast.unparse(ast.Module(kept[::-1], []))
-
-
-def code_up_to_the_lab(path):
-    code = ""
-    for cell in nbformat.read(path, as_version=4).cells:
-        code += cell.source + "\n" if cell.cell_type == "code" else ""
-        if "lab = TrainingLab(" in code:
-            return code
-    raise LookupError(f"{path.name} has no lab")
+CLAIMS = [
+    (int(number), line)
+    for number, lines in re.findall(
+        r"(?s)<!-- lab (\d)\n(.*?)-->", (FOLDER / "INSTRUCTORS.md").read_text("utf-8")
+    )
+    for line in filter(str.strip, lines.splitlines())
+]
 
 
 def starting(control):
@@ -94,10 +54,10 @@ def lab(number):
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nmf_helpers.lab.TrainingLab", only_recorded)
-        exec(needed_for("lab", code_up_to_the_lab(path)), known)
+        exec(code_for_the_lab(path), known)
     built = known["lab"]
-    settings = {name: starting(getattr(built, name)) for name in ("lr", "weight_decay", "n_epochs")}
-    settings |= {name: starting(control) for name, control in (built.controls or {}).items()}
+    settings = {name: getattr(built, name) for name in ("lr", "weight_decay", "n_epochs")}
+    settings = {name: starting(c) for name, c in {**settings, **(built.controls or {})}.items()}
     settings = {name: value for name, value in settings.items() if value is not None}
 
     @cache
@@ -108,10 +68,10 @@ def lab(number):
 
     drawn = getattr(built, "baseline", {})
     lines = drawn if isinstance(drawn, dict) else dict([drawn])
-    return {"run": run, "lines": lines, "line": next(iter(lines.values()), None)}
+    return {"run": run, "line": next(iter(lines.values()), None)}
 
 
-@pytest.mark.parametrize(("number", "claim"), [*claims_in(PAGE.read_text("utf-8"))])
+@pytest.mark.parametrize(("number", "claim"), CLAIMS)
 def test_what_will_be_seen_in_a_lab_is_seen(number, claim):
     assert eval(claim, lab(number)), claim
 
