@@ -8,17 +8,17 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
+from labs import code_for_the_lab
 
 ROOT = Path(__file__).parents[1]
 ARTIFACTS = ROOT / "artifacts"
@@ -68,17 +68,7 @@ def notebook(*cells):
     return made
 
 
-def with_a_training_lab():
-    """The course's notebooks that have a lab, by name."""
-    names = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
-    return [n for n in names if "TrainingLab(" in (ROOT / "notebooks" / n).read_text("utf-8")]
-
-
-def up_to_the_lab(path):
-    """The notebook's code down to its lab, with nothing shown of what comes before."""
-    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-    lab = next(i for i, source in enumerate(cells) if re.search(r"\bTrainingLab\(", source))
-    return notebook("%%capture\n" + "\n".join(cells[:lab]), cells[lab])
+LABS = sorted((ROOT / "notebooks").glob("0[2-7]*.ipynb"))
 
 
 class Server:
@@ -94,36 +84,28 @@ class Server:
         env |= {"OMP_NUM_THREADS": "1", "JUPYTER_TOKEN": TOKEN, "BROWSER": "true"}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
         if root:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            command = ["jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
-            command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}"]
+            command = ("jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={root}")
         self.log = private / f"server-{time.monotonic_ns()}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 env=env, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             )  # fmt: skip
-        self.url = f"http://127.0.0.1:{port}" if root else self.printed_address()
+        address = self.until(lambda: re.search(r"http://[\w.]+:\d+", self.log.read_text("utf-8")))
+        self.url = address[0].replace("localhost", "127.0.0.1")
 
-    def printed_address(self):
+    def until(self, ask):
         for _ in range(600):
-            if found := re.search(r"http://[\w.]+:\d+", self.log.read_text("utf-8")):
-                return found[0]
+            with suppress(OSError):
+                if answer := ask():
+                    return answer
             assert self.process.poll() is None, self.log.read_text("utf-8")
             time.sleep(0.1)
-        raise AssertionError(f"no address:\n{self.log.read_text('utf-8')}")
+        raise AssertionError(f"no answer:\n{self.log.read_text('utf-8')}")
 
     def wait(self, path="api/status"):
-        for _ in range(600):
-            try:
-                self.ask(path)
-                return self
-            except OSError:
-                assert self.process.poll() is None, self.log.read_text("utf-8")
-                time.sleep(0.1)
-        raise AssertionError(f"the server did not answer:\n{self.log.read_text('utf-8')}")
+        self.until(lambda: self.ask(path))
+        return self
 
     def ask(self, path, method="GET"):
         request = urllib.request.Request(f"{self.url}/{path}?token={TOKEN}", method=method)
@@ -135,12 +117,9 @@ class Server:
             self.ask(f"api/sessions/{session['id']}", "DELETE")
 
     def end(self):
-        family = [self.process, *psutil.Process(self.process.pid).children(recursive=True)]
+        family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.terminate()
-        _, alive = psutil.wait_procs(
-            [psutil.Process(p.pid) for p in family if psutil.pid_exists(p.pid)], 10
-        )
-        for process in alive:
+        for process in psutil.wait_procs(family, 10)[1]:
             process.kill()
         self.process.wait(10)
 
@@ -158,8 +137,8 @@ def running(*arguments, **options):
 def server(tmp_path_factory, chromium):
     folder, private = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("jupyter")
     nbformat.write(notebook(*SCRATCH), folder / "scratch.ipynb")
-    for name in with_a_training_lab():
-        nbformat.write(up_to_the_lab(ROOT / "notebooks" / name), folder / name)
+    for path in LABS:
+        nbformat.write(notebook(f"%%capture\n{code_for_the_lab(path)}", "lab"), folder / path.name)
     ARTIFACTS.mkdir(exist_ok=True)
     with running(private, root=folder) as server:
         yield server.wait()
@@ -331,16 +310,10 @@ def exercise(page, lab, name):
         no_barrier(page)
 
 
-def test_a_lab_is_used_by_mouse_and_keyboard(page, server):
-    run_all(page, server, "scratch.ipynb")
-    exercise(page, page.locator(".nmf-training-lab"), "scratch")
-    no_complaints(page)
-
-
-@pytest.mark.parametrize("name", with_a_training_lab())
-def test_the_lab_of_every_notebook_trains_and_stops(page, server, name):
-    run_all(page, server, name)
-    exercise(page, page.locator(".nmf-training-lab"), Path(name).stem)
+@pytest.mark.parametrize("name", ["scratch", *(path.stem for path in LABS)])
+def test_a_lab_is_used_by_mouse_and_keyboard_trains_and_stops(page, server, name):
+    run_all(page, server, f"{name}.ipynb")
+    exercise(page, page.locator(".nmf-training-lab"), name)
     no_complaints(page)
 
 

@@ -1,6 +1,7 @@
 """The command line: what it takes and refuses, and the check of a machine, with its fixes."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -10,11 +11,6 @@ import pytest
 
 from nmf_helpers import fetch
 from nmf_helpers.course import commands, start
-
-
-def run_in_a_shell(*words, **env):
-    command = [sys.executable, "-m", "nmf_helpers", *words]
-    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -38,16 +34,6 @@ def test_start_opens_the_notebook_that_is_named(opened, tmp_path, words, name, b
     assert commands.main(["start", "--folder", str(tmp_path), *words]) == 0
     assert opened == [(tmp_path / name, browser)]
     assert f"Your notebooks are in {tmp_path}." in capsys.readouterr().out
-
-
-def test_start_goes_on_without_data(opened, tmp_path, monkeypatch, capsys):
-    def fail():
-        raise fetch.FetchError("no network")
-
-    monkeypatch.setattr(fetch, "fetch_100k", fail)
-    assert commands.main(["start", "--folder", str(tmp_path)]) == 0 and opened
-    said = capsys.readouterr().out
-    assert "no network\n\nNotebooks 5 to 7 need ML-100K. The others don't: go on." in said
 
 
 def test_reset_keeps_the_old_copy_and_says_where(opened, tmp_path, capsys):
@@ -91,7 +77,7 @@ def test_half_a_command_is_refused_with_what_is_missing(words, said, capsys):
         ),
     ],
 )
-def test_what_cannot_be_done_ends_with_the_reason_and_no_traceback(words, said, opened, capsys):
+def test_what_cannot_be_done_ends_with_the_reason(words, said, opened, capsys):
     assert commands.main(words) == 1 and not opened
     assert said in capsys.readouterr().err
 
@@ -103,15 +89,16 @@ def test_fetch_tells_where_the_data_are_also_where_a_console_lacks_the_letters(t
     if not fetched.exists():
         pytest.skip("ML-100K has not been fetched")
     (folder / fetched.name).write_bytes(fetched.read_bytes())
-    done = run_in_a_shell("fetch", NMF_DATA_DIR=str(folder), PYTHONIOENCODING="ascii")
+    env = os.environ | {"NMF_DATA_DIR": str(folder), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "nmf_helpers", "fetch"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip().endswith(r"Zo\xeb"), done
 
 
-def test_fetch_fails_with_the_reason_and_no_traceback(tmp_path):
-    (tmp_path / "occupied").write_text("")
-    done = run_in_a_shell("fetch", NMF_DATA_DIR=str(tmp_path / "occupied"))
-    assert done.returncode == 1
-    assert done.stderr.startswith("the cache folder") and "Traceback" not in done.stderr
+def test_fetch_fails_with_the_reason(monkeypatch, capsys):
+    monkeypatch.setenv("NMF_DATA_DIR", __file__)
+    assert commands.main(["fetch"]) == 1
+    assert capsys.readouterr().err.startswith("the cache folder")
 
 
 # -- check ----------------------------------------------------------------------------------------
@@ -139,33 +126,33 @@ def test_an_installed_course_passes_its_check(capsys):
 
 
 @pytest.mark.parametrize(
-    ("installed", "complaint"), [("0.0.1", "0.0.1, but the course needs >="), (None, "No package")]
+    ("package", "installed", "said"),
+    [
+        ("pandas", "0.0.1", 'FAIL  pandas: 0.0.1, but the course needs >=.*install "pandas>='),
+        ("pandas", None, 'FAIL  pandas: No package.*fix: python -m pip install "pandas>='),
+        ("nmf-helpers", None, r"FAIL  nmf-helpers: No package.*fix: python -m pip install -e \."),
+    ],
 )
 def test_an_old_or_missing_package_fails_with_the_pip_line(
-    monkeypatch, capsys, installed, complaint
+    monkeypatch, capsys, package, installed, said
 ):
     real = metadata.version
 
     def version(name):
-        if name == "pandas" and installed is None:
+        if name == package and installed is None:
             raise metadata.PackageNotFoundError(name)
-        return installed if name == "pandas" else real(name)
+        return installed if name == package else real(name)
 
     monkeypatch.setattr(metadata, "version", version)
     assert commands.report(commands.packages()) == 1
     out = capsys.readouterr().out
-    assert f"FAIL  pandas: {complaint}" in out and out.endswith("1 to fix.\n")
-    assert 'fix: python -m pip install "pandas>=' in out
+    assert re.search(said, out, re.S) and out.endswith("1 to fix.\n")
 
 
-def test_an_old_python_and_a_course_that_is_not_installed_fail(monkeypatch, capsys):
+def test_an_old_python_fails(monkeypatch, capsys):
     monkeypatch.setattr(commands.platform, "python_version", lambda: "3.8.1")
     assert commands.report(commands.packages()) == 1
     assert "FAIL  Python: 3.8.1, but the course needs >=3.11" in capsys.readouterr().out
-    monkeypatch.setattr(commands, "COURSE", "not-a-course")
-    assert commands.report(commands.packages()) == 1
-    out = capsys.readouterr().out
-    assert "FAIL  not-a-course: No package" in out and "fix: python -m pip install -e ." in out
 
 
 def test_what_a_machine_lacks_fails_with_its_fix(monkeypatch, capsys, tmp_path):
@@ -175,14 +162,12 @@ def test_what_a_machine_lacks_fails_with_its_fix(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(commands.site, "getuserbase", lambda: str(tmp_path))
     (tmp_path / "occupied").write_text("")
     said = ""
-    for place in ("new", "occupied"):
+    for place, broken in (("new", None), ("occupied", None), ("new", b"")):
+        if broken is not None:
+            (tmp_path / place / "ml-100k.zip").write_bytes(broken)
         monkeypatch.setenv("NMF_DATA_DIR", str(tmp_path / place))
         assert commands.report(commands.machine()) == 1
         said += capsys.readouterr().out
-    (tmp_path / "new" / "ml-100k.zip").write_bytes(b"")
-    monkeypatch.setenv("NMF_DATA_DIR", str(tmp_path / "new"))
-    assert commands.report(commands.machine()) == 1
-    said += capsys.readouterr().out
     for line in (
         "FAIL  memory: 0.5 of ", "FAIL  sliders: missing", "FAIL  ML-100K: not fetched yet",
         "      fix: python -m nmf_helpers fetch", "FAIL  cache: the cache folder",

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tomllib
@@ -122,22 +121,7 @@ def test_what_is_no_notebook_and_an_empty_course_are_named(course):
         start.find_notebooks()
 
 
-def test_a_clean_copy_runs_from_nothing_to_its_end(tmp_path):
-    from nbclient import NotebookClient
-
-    notebook = start.clean_copy(NOTEBOOKS["1"])
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
-    said = "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", ()))
-    for name in ("1.1", "1.2", "1.3"):
-        assert f"{name}: not attempted yet" in said
-
-
 # -- copies ---------------------------------------------------------------------------------------
-
-
-def test_a_folder_has_notebooks_and_pages_and_nothing_else_to_be_seen(folder):
-    seen = [path.name for path in sorted(folder.iterdir()) if path.name[0] != "."]
-    assert seen == ["01-encoding.ipynb", "02-dot-product-mf.ipynb", "glossary.ipynb"]
 
 
 def test_what_is_there_stays_and_what_is_missing_comes_back(folder):
@@ -146,7 +130,8 @@ def test_what_is_there_stays_and_what_is_missing_comes_back(folder):
     (folder / "glossary.ipynb").unlink()
     assert start.copy_notebooks(folder) == []
     assert (folder / "01-encoding.ipynb").read_bytes() == before
-    assert (folder / "glossary.ipynb").exists()
+    seen = [path.name for path in sorted(folder.iterdir()) if path.name[0] != "."]
+    assert seen == ["01-encoding.ipynb", "02-dot-product-mf.ipynb", "glossary.ipynb"]
 
 
 def test_reset_copies_anew_and_keeps_what_was_there_under_a_dated_name(folder, course):
@@ -254,36 +239,6 @@ def test_a_copy_is_never_paired_wherever_jupyter_is_started(tmp_path, day_one, d
 # -- the server -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def serve(tmp_path):
-    """Start the course in a folder of hers, without network, beside a kernel of another Python."""
-    foreign = tmp_path / "data" / "kernels" / "python3"
-    foreign.mkdir(parents=True)
-    spec = {"argv": ["/another/python"], "display_name": "Another", "language": "python"}
-    (foreign / "kernel.json").write_text(json.dumps(spec))
-    running = []
-
-    def begin(*words):
-        env = os.environ | {
-            "HOME": str(tmp_path), "JUPYTER_DATA_DIR": str(tmp_path / "data"),
-            "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "NMF_DATA_DIR": str(tmp_path / "cache"),
-            "https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9",
-        }  # fmt: skip
-        command = [sys.executable, "-m", "nmf_helpers", "start", "--no-browser", *words]
-        running.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
-        said = ""
-        for line in running[-1].stdout:
-            said += line
-            if address := re.search(r"(http://.*?:\d+)(/\S+)\?token=(\w+)", line):
-                return said, address[1], address[3], address[2]
-        raise AssertionError(f"it ended:\n{said}")
-
-    yield begin
-    for process in running:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
-
-
 def test_a_name_that_is_not_known_yet_is_told_plainly():
     """What a kernel of `start` says of a cell that ran before its imports."""
     words = ["-m", "IPython", "--colors=NoColor", "--ext=nmf_helpers.course.start", "-c", "check"]
@@ -292,29 +247,56 @@ def test_a_name_that_is_not_known_yet_is_told_plainly():
     assert "Has a cell above not run, or was the kernel restarted? Run > Run All Above" in said
 
 
-def ask(address, token, path, **changes):
-    body = json.dumps(changes).encode() if changes else None
-    head = {"Authorization": f"token {token}"}
-    request = urllib.request.Request(address + path, body, head, method="PUT" if body else "GET")
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).read()
+@pytest.fixture
+def served(tmp_path):
+    """Notebook 2 in a folder of hers, without network, beside a kernel of another Python."""
+    foreign = tmp_path / "data" / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    spec = {"argv": ["/another/python"], "display_name": "Another", "language": "python"}
+    (foreign / "kernel.json").write_text(json.dumps(spec))
+    env = os.environ | {
+        "HOME": str(tmp_path), "JUPYTER_DATA_DIR": str(tmp_path / "data"),
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "NMF_DATA_DIR": str(tmp_path / "cache"),
+        "https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "nmf_helpers", "start", "2", "--no-browser", "--folder"]
+    mine, said, address = tmp_path / "Zoë und Ich", "", None
+    process = subprocess.Popen([*command, mine], env=env, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        said += line
+        if address := re.search(r"(http://.*?:\d+)(/\S+)\?token=(\w+)", line):
+            yield mine, said, *address.groups()
+            break
+    process.terminate()
+    process.wait(timeout=30)
+    assert address, f"it ended:\n{said}"
 
 
-def test_two_days_in_a_folder_of_ones_own(serve, tmp_path):
-    mine = tmp_path / "Zoë und Ich"
-    said, address, token, page = serve("2", "--folder", str(mine))
+def test_a_day_in_a_folder_of_ones_own(served):
+    mine, said, address, page, token = served
     assert f"Your notebooks are in {mine}." in said
     assert "ML-100K could not be fetched" in said and "The others don't: go on." in said
     assert page == "/lab/tree/02-dot-product-mf.ipynb"
-    spec = json.loads(ask(address, token, "/api/kernelspecs"))["kernelspecs"]["python3"]["spec"]
+
+    def ask(path, **changes):
+        body, head = (
+            json.dumps(changes).encode() if changes else None,
+            {"Authorization": f"token {token}"},
+        )
+        request = urllib.request.Request(
+            address + path, body, head, method="PUT" if body else "GET"
+        )
+        return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).read()
+
+    spec = json.loads(ask("/api/kernelspecs"))["kernelspecs"]["python3"]["spec"]
     assert spec["argv"][0] == sys.executable
-    shown = ask(address, token, page).decode()
+    shown = ask(page).decode()
     config = json.loads(re.search(r'id="jupyter-config-data".*?>(.*?)</script>', shown, re.S)[1])
     assert config["news"] == {"disabled": True}
     path = "/api/contents/02-dot-product-mf.ipynb"
-    notebook = json.loads(ask(address, token, path))["content"]
-    notebook["cells"][2]["source"] = ANSWER
-    ask(address, token, path, type="notebook", content=notebook)
-    said, address, token, page = serve("--folder", str(mine))  # the next day, without a number
-    assert page == "/lab/tree/02-dot-product-mf.ipynb"
-    again = json.loads(ask(address, token, path))["content"]
-    assert again["cells"][2]["source"] == ANSWER
+    content = json.loads(ask(path))["content"]
+    content["cells"][2]["source"] = ANSWER
+    ask(path, type="notebook", content=content)
+    assert start.copy_notebooks(mine) == []  # the next day, without a number
+    assert start.last_worked_on(mine).name == "02-dot-product-mf.ipynb"
+    assert nbformat.read(mine / "02-dot-product-mf.ipynb", 4).cells[2].source == ANSWER
