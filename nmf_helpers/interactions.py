@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from nmf_helpers.checks import check_matrix, check_number, pattern
 
@@ -38,13 +39,9 @@ def full_batch(df: pd.DataFrame) -> Batch:
 class Interactions(Dataset[Batch]):
     """The stored entries of a matrix: ``dataset[index] -> ((users, items), values)``.
 
-    `index` is a whole number or, much faster, a tensor of them: indexing once for a thousand
-    entries costs about as much as for one.
-
-    Parameters
-    ----------
-    matrix : sparse matrix or array, shape (n_users, n_items)
-        Ratings, or ones for "has interacted". A 0 that a sparse matrix stores is a rating of 0.
+    The matrix, sparse or array, of shape (n_users, n_items), holds ratings, or ones for "has
+    interacted"; a 0 that a sparse matrix stores is a rating of 0. `index` is a whole number or,
+    much faster, a tensor of them: a thousand entries cost about as much as one.
     """
 
     generator: torch.Generator | None = None  # of what is drawn while reading; nothing is, here
@@ -77,23 +74,11 @@ class PairwiseInteractions(Interactions):
     the r-th free item. The free items before position a_j, the user's j-th entry, number a_j - j,
     so the r-th free item is r plus the count of entries with a_j - j <= r: one binary search.
 
-    Parameters
-    ----------
-    matrix : sparse matrix or array, shape (n_users, n_items)
-        The positives. A 0 that is stored is none.
-    exclude : sparse matrix or array of the same shape, optional
-        More entries that must not be drawn as negatives, whatever is stored there: the training
-        matrix when `matrix` holds the held-out items.
-    generator : torch.Generator, optional
-        Source of the draws; a fresh one seeded with 0 when None.
-    skip_full : bool
-        Leave out the positives of users who have no item left to serve as a negative, as the
-        metrics do, instead of refusing them.
-
-    Raises
-    ------
-    ValueError
-        If a user with positives has no item left to serve as a negative; if an entry is below 0.
+    A 0 that `matrix` stores is no positive. What `exclude` stores, of the same shape, is not drawn
+    as a negative either, whatever its value: the training matrix when `matrix` is held out.
+    `generator` draws (by default a fresh one, seeded with 0). A user with positives and no item
+    left for a negative is a ValueError or, with `skip_full`, left out, as the metrics do; an entry
+    below 0 is a ValueError.
     """
 
     def __init__(
@@ -111,13 +96,13 @@ class PairwiseInteractions(Interactions):
             taken.sort_indices()
         degree = np.diff(taken.indptr)
         is_full = (degree == taken.shape[1]) & (np.diff(csr.indptr) > 0)  # (n_users,)
-        if is_full.any() and not skip_full:
-            raise ValueError(
-                f"user {is_full.argmax()} has interacted with all {csr.shape[1]} items, so there "
-                f"is no negative to draw ({is_full.sum()} such user(s)): remove those rows from "
-                "the matrix"
-            )
         if is_full.any():
+            if not skip_full:
+                raise ValueError(
+                    f"user {is_full.argmax()} has interacted with all {csr.shape[1]} items, so "
+                    f"there is no negative to draw ({is_full.sum()} such user(s)): remove those "
+                    "rows from the matrix"
+                )
             csr = sp.diags_array(~is_full, dtype=csr.dtype) @ csr
             csr.eliminate_zeros()
         super().__init__(csr)
@@ -150,49 +135,31 @@ class PairwiseInteractions(Interactions):
 
 
 class BatchIndices(Sampler[Tensor]):
-    """Index tensors that together visit each of `indices` once, in a new order each time.
+    """Index tensors that together visit each of `n_samples` once, in a new order each time.
 
     Chance decides which samples share a batch. Within it they are sorted, so in user order:
     their gradients are added up in any case, and rows that are used together lie together.
-
-    Parameters
-    ----------
-    indices : int or Tensor
-        How many samples there are, or which of them to visit (a shard).
-    batch_size : int
-    generator : torch.Generator
-        Source of the order.
     """
 
-    def __init__(self, indices: int | Tensor, batch_size: int, generator: torch.Generator) -> None:
+    def __init__(self, n_samples: int, batch_size: int, generator: torch.Generator) -> None:
         check_number("batch_size", batch_size, at_least=1, whole=True)
-        self.shard = None if isinstance(indices, int) else indices.sort().values
-        n = self.n_samples = indices if isinstance(indices, int) else len(indices)
         self.batch_size, self.generator = int(batch_size), generator
-        n_parts = N_PARTS if n > PARTS_ABOVE else 1
-        self.sizes = [len(range(part, n, n_parts)) for part in range(n_parts)]
+        n_parts = N_PARTS if n_samples > PARTS_ABOVE else 1
+        self.sizes = [len(range(part, n_samples, n_parts)) for part in range(n_parts)]
 
     def __len__(self) -> int:
         return sum(-(-size // self.batch_size) for size in self.sizes)
 
     def __iter__(self) -> Iterator[Tensor]:
-        walk = self._parts() if len(self.sizes) > 1 else self._shuffled()
-        for batch in walk:
-            yield batch if self.shard is None else self.shard[batch]
-
-    def _shuffled(self) -> Iterator[Tensor]:
-        order = torch.randperm(self.n_samples, generator=self.generator)
-        for batch in order.split(self.batch_size) if len(order) else ():
-            yield torch.from_numpy(np.sort(batch.numpy()))  # ten times as fast as torch's sort
-
-    def _parts(self) -> Iterator[Tensor]:
-        """Deal many samples into eight parts, and walk each part in user order.
-
-        Of each eight samples in a row every part gets one, and chance says which. A batch then
-        touches few users, whose rows are read from memory once instead of fetched a thousand
-        times, and nothing as long as the data is shuffled.
-        """
-        starts = torch.arange(0, self.n_samples, N_PARTS)
+        if len(self.sizes) == 1:
+            order = torch.randperm(self.sizes[0], generator=self.generator)
+            for batch in order.split(self.batch_size) if len(order) else ():
+                yield torch.from_numpy(np.sort(batch.numpy()))  # ten times as fast as torch's sort
+            return
+        # Of each eight samples in a row every part gets one, chance says which, and each part is
+        # walked in user order. A batch then touches few users, whose rows are read from memory
+        # once instead of fetched a thousand times; nothing as long as the data is shuffled.
+        starts = torch.arange(0, sum(self.sizes), N_PARTS)
         turn = torch.randint(N_PARTS, starts.shape, generator=self.generator, dtype=torch.uint8)
         turn[-1] = 0  # the last row may be short: its samples go to the first parts
         for part, size in enumerate(self.sizes):
@@ -200,32 +167,24 @@ class BatchIndices(Sampler[Tensor]):
 
 
 def batches(
-    dataset: Interactions,
+    dataset: Interactions | Subset[Batch],
     batch_size: int,
     generator: torch.Generator,
-    indices: Tensor | None = None,
+    device: str | torch.device = "cpu",
 ) -> DataLoader[Batch]:
-    """Return an ordinary DataLoader over shuffled batches of a dataset (or of some `indices`).
+    """Return an ordinary DataLoader over shuffled batches of a dataset, or of a shard of it.
 
     With ``batch_size=None`` the loader passes each index *tensor* straight to the dataset,
     instead of a Python list of a thousand numbers to be looked up one by one.
     """
-    walk = BatchIndices(len(dataset) if indices is None else indices, batch_size, generator)
+    walk = BatchIndices(len(dataset), batch_size, generator)
     return DataLoader(
-        dataset, sampler=walk, batch_size=None, collate_fn=_as_is, generator=generator
+        dataset, None, sampler=walk, collate_fn=partial(_to, device), generator=generator
     )
 
 
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
-def on_device(loader: Iterable[Batch], device: torch.device) -> Iterable[Batch]:
-    """Yield the batches, moved to a device."""
-    return loader if device.type == "cpu" else (_moved(batch, device) for batch in loader)
-
-
-def _moved(part: Any, device: torch.device) -> Any:
+def _to(device: str | torch.device, part: Any) -> Any:
+    """Return a batch, or a part of it, on a device."""
     if isinstance(part, Tensor):
         return part.to(device)
-    return tuple(_moved(one, device) for one in part)
+    return tuple(_to(device, one) for one in part)

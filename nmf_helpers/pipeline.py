@@ -25,7 +25,7 @@ from nmf_helpers.bpr import BPRStep
 from nmf_helpers.checks import Scorer, check_matrix, check_number, nearest
 from nmf_helpers.history import History, Record
 from nmf_helpers.hogwild import train_hogwild
-from nmf_helpers.interactions import Interactions, PairwiseInteractions, batches, on_device
+from nmf_helpers.interactions import Interactions, PairwiseInteractions, batches
 from nmf_helpers.losses import LOSSES, bpr_loss
 from nmf_helpers.settings import Settings, find_device, name_of
 
@@ -216,14 +216,13 @@ class Pipeline(Settings, Scorer):
         first = len(self.history) + 1
         if self.n_workers:
             yield from train_hogwild(
-                self.model, loader.dataset, self._make_step, rates=self._rates, n_epochs=None,
+                self.model, loader.dataset, self._make_step, rates=self._rates,
                 n_workers=self.n_workers, start_epoch=first, evaluate=evaluate, seed=self.seed,
             )  # fmt: skip
         self._step = self._step or self._make_step(self.model)
         for epoch in count(first):
             training.set_rates(self._step, loader, **self._rates(epoch))
-            moved = on_device(loader, self._device)
-            yield training.train_epoch(self.model, moved, self._step, epoch, evaluate)
+            yield training.train_epoch(self.model, loader, self._step, epoch, evaluate)
 
     @property
     def _make_step(self) -> Callable[..., Any]:
@@ -263,7 +262,7 @@ class Pipeline(Settings, Scorer):
         else:
             dataset = Interactions(matrix)
             dataset.values = dataset.values / self.rating_unit
-        return batches(dataset, batch_size, generator)
+        return batches(dataset, batch_size, generator, self._device)
 
     def _evaluate(self, followed: Mapping[str, tuple], model: nn.Module) -> Record:
         """Return the loss and the metrics of each part, as asked after each epoch."""
@@ -272,7 +271,7 @@ class Pipeline(Settings, Scorer):
         for name, (entries, exclude, loader) in followed.items():
             # The same negatives each epoch, so that the curve moves only when the model does.
             loader.generator.manual_seed(self.seed)
-            loss = training.mean_loss(model, on_device(loader, self._device), self._loss)
+            loss = training.mean_loss(model, loader, self._loss)
             if not math.isfinite(loss):  # the weights are numbers still, but too large
                 raise training.diverged(f"the {name} loss became {loss}", len(self.history) + 1)
             found = scores.evaluate(model, entries, exclude, ranking) if ranking else {}

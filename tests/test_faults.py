@@ -100,7 +100,7 @@ def alive(processes):
 HOGWILD = f"""
     import multiprocessing, sys
     sys.path.insert(0, {str(ROOT / "tests")!r})
-    from test_hogwild import hogwild, model
+    from workers import hogwild, model
     trained = model()
     for record in hogwild(trained, n_epochs=N_EPOCHS, start_method="spawn"):
         print("epoch", record["epoch"], flush=True)

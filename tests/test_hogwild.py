@@ -3,10 +3,11 @@
 import contextlib
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 import types
@@ -18,60 +19,45 @@ import psutil
 import pytest
 import scipy.sparse as sp
 import torch
-from planted import LIKED as TRAIN
+import workers
 from torch.nn import functional as F
+from workers import TRAIN, hogwild, model
 
-from nmf_helpers.hogwild import WorkerError, train_hogwild
+from nmf_helpers.hogwild import WorkerError
 from nmf_helpers.interactions import Interactions, PairwiseInteractions
-from nmf_helpers.losses import bpr_loss
 from nmf_helpers.models import BiasedMF
 from nmf_helpers.pipeline import Pipeline
-from nmf_helpers.training import Diverged, GradientStep
+from nmf_helpers.training import Diverged
 
 METHODS = multiprocessing.get_all_start_methods()  # Windows has spawn only
 
 
-def model():
-    torch.manual_seed(0)
-    return BiasedMF(*TRAIN.shape, 4, sparse=True, init_std=0.1)
-
-
-def hogwild(model, dataset=None, *, loss=bpr_loss, lr=0.05, batch_size=32, step=None, **changes):
-    step = {"optimizer": "row_sgd", "reduction": "sum", "loss": loss, "lr": lr} | (step or {})
-    rates = {"lr": lr, "weight_decay": 0.0, "batch_size": batch_size}
-    changes = {"n_workers": 2, "n_epochs": 3, "timeout": 30, "rates": lambda epoch: rates} | changes
-    dataset = PairwiseInteractions(TRAIN) if dataset is None else dataset
-    return train_hogwild(model, dataset, partial(GradientStep, **step), **changes)
+def processes():
+    return {process.pid for process in multiprocessing.active_children()}
 
 
 @pytest.fixture(autouse=True)
 def no_process_is_left_behind():
     yield
     deadline = time.monotonic() + 5
-    while multiprocessing.active_children() and time.monotonic() < deadline:
+    while processes() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert multiprocessing.active_children() == []
+    assert processes() == set()
 
 
 # --- What the workers do ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_it_trains_however_processes_are_started(method):
-    trained = model()
-    records = list(hogwild(trained, start_method=method))
-    assert [record["epoch"] for record in records] == [1, 2, 3]
-    assert records[-1]["train_loss"] < records[0]["train_loss"] < 0.8
-    assert not torch.equal(trained.item_bias.weight, model().item_bias.weight)
-
-
-def test_more_workers_than_samples_are_no_trouble():
-    few = sp.csr_matrix(([1.0] * 3, ([0, 1, 2], [0, 1, 2])), shape=TRAIN.shape)
-    assert len(list(hogwild(model(), PairwiseInteractions(few), n_workers=5))) == 3
-
-
-def slope_of_one(prediction, target):
-    return prediction.mean()
+def test_one_worker_learns_the_same_however_it_is_started():
+    scores = []
+    for method in METHODS:
+        trained = model()
+        records = list(hogwild(trained, n_workers=1, start_method=method))
+        assert [record["epoch"] for record in records] == [1, 2, 3]
+        assert records[-1]["train_loss"] < records[0]["train_loss"] < 0.8
+        scores.append(trained.score_matrix())
+        np.testing.assert_array_equal(scores[-1], scores[0])
+    assert not np.array_equal(scores[0], model().score_matrix())
 
 
 # Each user has one sample, so no update is lost to another worker's; and each sample moves its
@@ -79,12 +65,12 @@ def slope_of_one(prediction, target):
 ONCE = sp.csr_matrix((np.ones(60), (np.arange(60), np.arange(60) % 40)), shape=TRAIN.shape)
 
 
-@pytest.mark.parametrize("n_workers", [1, 2, 4])
-def test_an_epoch_is_one_pass_whatever_the_number_of_workers(n_workers):
+@pytest.mark.parametrize(("n_workers", "n_samples"), [(1, 60), (2, 60), (4, 60), (5, 3)])
+def test_an_epoch_is_one_pass_whatever_the_number_of_workers(n_workers, n_samples):
     trained = model()
-    list(hogwild(trained, Interactions(ONCE), n_workers=n_workers, loss=slope_of_one, lr=1.0,
-                 batch_size=7, n_epochs=2))  # fmt: skip
-    np.testing.assert_array_equal(trained.user_bias.weight.detach(), np.full((60, 1), -2))
+    list(hogwild(trained, Interactions(ONCE[:n_samples]), n_workers=n_workers, n_epochs=2,
+                 loss=workers.slope_of_one, lr=1.0, batch_size=7))  # fmt: skip
+    assert (trained.user_bias.weight[:n_samples] == -2).all()
 
 
 def test_settings_changed_between_epochs_reach_the_workers():
@@ -93,8 +79,8 @@ def test_settings_changed_between_epochs_reach_the_workers():
         2: {"lr": 2.0, "weight_decay": 0.25, "batch_size": 30},  # all that a worker has
     }
     trained = model()
-    list(hogwild(trained, Interactions(ONCE), loss=slope_of_one, n_epochs=2, rates=rates.get,
-                 step={"reduction": "mean"}))  # fmt: skip
+    list(hogwild(trained, Interactions(ONCE), loss=workers.slope_of_one, n_epochs=2,
+                 rates=rates.get, step={"reduction": "mean"}))  # fmt: skip
     first = 0 - 1 / 10
     second = first - 2 * (1 / 30 + first / 4)
     np.testing.assert_allclose(trained.user_bias.weight.detach(), np.full((60, 1), second))
@@ -102,57 +88,34 @@ def test_settings_changed_between_epochs_reach_the_workers():
 
 def test_the_recorded_loss_is_that_of_all_samples():
     values = sp.csr_matrix(np.arange(1.0, 2401).reshape(TRAIN.shape))
-    (record,) = hogwild(model(), Interactions(values), n_workers=4, loss=target_itself, lr=1e-9,
-                        n_epochs=1)  # fmt: skip
+    (record,) = hogwild(model(), Interactions(values), n_workers=7, loss=workers.target_itself,
+                        lr=1e-9, n_epochs=1)  # fmt: skip
     assert record["train_loss"] == pytest.approx(1200.5)
-
-
-def target_itself(prediction, target):
-    return target.mean() + 0 * prediction.sum()
-
-
-class Telltale(PairwiseInteractions):
-    """Writes down which random states its negatives were drawn from."""
-
-    def sample_negatives(self, users):
-        with (self.folder / str(os.getpid())).open("a") as file:
-            file.write(f"{self.generator.initial_seed()} {torch.initial_seed()}\n")
-        return super().sample_negatives(users)
 
 
 def states(folder, **changes):
     """Return the set of random states of each worker."""
     folder.mkdir()
-    dataset = Telltale(TRAIN)
+    dataset = workers.Telltale(TRAIN)
     dataset.folder = folder
-    list(hogwild(model(), dataset, **changes))
+    list(hogwild(model(), dataset, n_epochs=1, n_workers=3, **changes))
     return [frozenset(file.read_text().split()) for file in folder.iterdir()]
 
 
 def test_each_worker_has_a_random_state_of_its_own(tmp_path):
-    three = states(tmp_path / "a", n_workers=3)
+    three = states(tmp_path / "a")
     assert len(three) == len(set(three)) == 3
-    assert set(three) == set(states(tmp_path / "b", n_workers=3))  # the same for the same seed,
-    assert not set(three) & set(states(tmp_path / "c", n_workers=3, seed=1))
-    assert not set(three) & set(states(tmp_path / "d", n_workers=3, start_epoch=3))  # or resumed
-
-
-def test_one_worker_repeats_itself_exactly():
-    first, second = model(), model()
-    for each in (first, second):
-        list(hogwild(each, n_workers=1))
-    np.testing.assert_array_equal(first.score_matrix(), second.score_matrix())
+    assert set(three) == set(states(tmp_path / "b"))  # the same for the same seed,
+    assert not set(three) & set(states(tmp_path / "c", seed=1))
+    assert not set(three) & set(states(tmp_path / "d", start_epoch=3))  # or resumed
 
 
 def test_the_parent_evaluates_between_epochs():
-    seen = []
-
     def evaluate(model):
-        seen.append(model.training)
-        return {"bias": model.item_bias.weight.abs().sum().item()}
+        return {"mode": model.training, "bias": model.item_bias.weight.abs().sum().item()}
 
     records = list(hogwild(model(), evaluate=evaluate))
-    assert seen == [False] * 3
+    assert [record["mode"] for record in records] == [False] * 3
     biases = [record["bias"] for record in records]
     assert 0 < biases[0] < biases[1] < biases[2]  # the workers' updates arrive in the parent
 
@@ -171,12 +134,11 @@ def test_the_pipeline_trains_hogwild_and_may_change_its_rate_meanwhile():
 # --- How they end -----------------------------------------------------------------------------
 
 
-def processes():
-    return {process.pid for process in multiprocessing.active_children()}
-
-
 def test_who_stops_asking_ends_the_workers():
-    records = hogwild(model(), n_epochs=1000)
+    records = hogwild(model(), n_epochs=None)
+    next(records)
+    for pid in processes():  # as a terminal sends it to the whole group: that is the parent's
+        os.kill(pid, signal.SIGINT)
     next(records)
     assert len(processes()) == 2
     records.close()
@@ -185,49 +147,41 @@ def test_who_stops_asking_ends_the_workers():
 
 def test_an_interrupt_ends_the_workers_and_keeps_the_model():
     trained = model()
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        for _ in hogwild(trained, n_epochs=10**6):
-            pass
+        for record in hogwild(trained, n_epochs=None):
+            if record["epoch"] == 2:
+                threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert processes() == set()
     assert np.isfinite(trained.score_matrix()).all()
 
 
-def test_workers_leave_ctrl_c_to_the_parent():
-    records = hogwild(model(), n_epochs=10)
-    next(records)
-    for pid in processes():  # a terminal sends it to the whole group
-        os.kill(pid, signal.SIGINT)
-    assert len(list(records)) == 9
+SCRIPT = f"""
+import sys, threading
+
+if __name__ == "__main__":
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    from workers import hanging, hogwild, model
+    for method in sys.argv[1:]:
+        hang = lambda m=method: list(hogwild(model(), loss=hanging, n_workers=1, start_method=m))
+        threading.Thread(target=hang).start()
+"""
 
 
 def test_workers_and_their_server_end_when_the_parent_is_killed(tmp_path):
-    script = f"""
-        import os, sys, time
-
-        def hang(difference, target):  # a function of the script itself
-            os.write(1, b"in an epoch\\n")
-            time.sleep(600)
-
-        if __name__ == "__main__":
-            sys.path.insert(0, {str(Path(__file__).parent)!r})
-            from test_hogwild import hogwild, model
-            list(hogwild(model(), loss=hang, start_method=sys.argv[1]))
-    """
-    path = tmp_path / "script.py"
-    path.write_text(textwrap.dedent(script))
-    commands = [[sys.executable, path, method] for method in METHODS if method != "fork"]
-    parents = [psutil.Popen(c, stdout=subprocess.PIPE, text=True) for c in commands]
-    for parent in parents:
-        assert [parent.stdout.readline() for _ in range(2)] == ["in an epoch\n"] * 2
-        family = parent.children(recursive=True)
-        assert len(family) >= 3  # two workers and what Python starts with them
-        parent.kill()
-        parent.communicate()
-        deadline = time.monotonic() + 30
-        while any(is_alive(process) for process in family):
-            assert time.monotonic() < deadline, "they outlive their parent"
-            time.sleep(0.02)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    methods = [method for method in METHODS if method != "fork"]
+    command = [sys.executable, tmp_path / "script.py", *methods]
+    parent = psutil.Popen(command, stdout=subprocess.PIPE, text=True)
+    for _ in methods:
+        assert parent.stdout.readline() == "in an epoch\n"
+    family = parent.children(recursive=True)
+    assert len(family) >= 2 * len(methods)  # workers, and what Python starts with them
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 30
+    while any(is_alive(process) for process in family):
+        assert time.monotonic() < deadline, "they outlive their parent"
+        time.sleep(0.02)
 
 
 def is_alive(process):
@@ -238,35 +192,14 @@ def is_alive(process):
 # --- How they fail ----------------------------------------------------------------------------
 
 
-def raising(difference, target):
-    raise ArithmeticError("out of cheese")
-
-
-def dying(difference, target):
-    os.kill(os.getpid(), 9)
-
-
-def hanging(difference, target):
-    time.sleep(60)
-
-
-def first_dies_rest_hang(difference, target, flag):
-    try:
-        flag.touch(exist_ok=False)
-    except FileExistsError:
-        time.sleep(60)
-    os.kill(os.getpid(), 9)
-
-
 @pytest.mark.parametrize("loss, says, timeout", [
-    (raising, r"(?s)worker [01] failed:.*raising.*ArithmeticError: out of cheese", 30),
-    (dying, r"worker [01] died with exit code -9", 30),
-    (hanging, r"worker [01](, 1)? did not answer within 0\.5 seconds", 0.5),
-    (first_dies_rest_hang, r"worker [01] died with exit code -9", 30),
+    (workers.raising, r"(?s)a hogwild worker failed:.*raising.*ArithmeticError: out of cheese", 30),
+    (workers.hanging, r"worker 0 did not answer within 0\.2 s", 0.2),
+    (workers.one_dies_rest_hang, r"process [01] terminated with signal SIGKILL.*lack of mem", 30),
 ])  # fmt: skip
 def test_a_worker_that_fails_ends_the_run_with_the_reason(loss, says, timeout, tmp_path):
     trained, start = model(), time.monotonic()
-    if loss is first_dies_rest_hang:
+    if loss is workers.one_dies_rest_hang:
         loss = partial(loss, flag=tmp_path / "flag")
     with pytest.raises(WorkerError, match=says):
         list(hogwild(trained, loss=loss, timeout=timeout))
@@ -277,13 +210,10 @@ def test_a_worker_that_fails_ends_the_run_with_the_reason(loss, says, timeout, t
 
 
 def test_a_worker_killed_between_epochs_is_reported():
-    trained = model()
-    records = hogwild(trained, n_epochs=10)
+    records = hogwild(model(), n_epochs=None)
     next(records)
-    victim = multiprocessing.active_children()[0]
-    os.kill(victim.pid, 9)
-    victim.join()
-    with pytest.raises(WorkerError, match="died with exit code -9"):
+    os.kill(min(processes()), signal.SIGKILL)
+    with pytest.raises(WorkerError, match="terminated with signal SIGKILL"):
         next(records)
 
 
@@ -308,41 +238,37 @@ def test_what_cannot_be_sent_is_refused_by_name_and_nothing_is_changed(monkeypat
     assert not trained.item_factors.weight.is_shared()
 
 
-SMALL = f"""
-import subprocess, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_hogwild import PairwiseInteractions, TRAIN, hogwild, model
-trained, data = model(), PairwiseInteractions(TRAIN)
-tensors = [v for part in (trained.state_dict(), vars(data)) for v in part.values()]
-sizes = [v.numel() * v.element_size() for v in tensors if hasattr(v, "numel")] + [8 * len(data)]
-pages = sum(-(-size // 4096) for size in sizes)
-for n_pages in (pages - 1, pages, pages):
-    subprocess.run(["mount", "-o", f"remount,size={{4096 * n_pages}}", "/dev/shm"], check=True)
-    try:
-        print("trained", len(list(hogwild(trained, data))))
-    except ValueError as error:
-        print(error, trained.item_factors.weight.is_shared())
-"""
+def shared():
+    """Return how many bytes of /dev/shm this process holds for PyTorch."""
+    maps = Path("/proc/self/maps").read_text()
+    parts = re.findall(r"^(\w+)-(\w+) .*/dev/shm/torch", maps, re.MULTILINE)
+    return sum(int(end, 16) - int(start, 16) for start, end in parts)
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="has to mount a /dev/shm")
-def test_too_little_shared_memory_is_noticed_before_it_is_used():
-    command = 'mount -t tmpfs tmpfs /dev/shm && exec "$0" -c "$1"'
-    ran = subprocess.run(["unshare", "-m", "sh", "-c", command, sys.executable, SMALL], text=True,
-                         capture_output=True, timeout=60)  # fmt: skip
-    if "unshare failed" in ran.stderr or "permission denied" in ran.stderr:
-        pytest.skip(ran.stderr)
-    refused, *trained = ran.stdout.splitlines()
-    assert "n_workers=0" in refused and "--shm-size=" in refused and refused.endswith("False")
-    assert trained == ["trained 3"] * 2  # the second time all but the order is shared already
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /dev/shm")
+def test_too_little_shared_memory_is_noticed_before_it_is_used(monkeypatch):
+    def holds(free):
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda _: types.SimpleNamespace(used=0, free=free)
+        )
+        before, records = shared(), hogwild(*job, n_epochs=None)
+        next(records)
+        return shared() - before
+
+    job = model(), PairwiseInteractions(TRAIN)
+    needed = holds(2**30)
+    job = model(), PairwiseInteractions(TRAIN)
+    with pytest.raises(ValueError, match=r"n_workers=0.*--shm-size="):
+        holds(needed - 1)
+    assert not job[0].item_factors.weight.is_shared()
+    assert holds(needed) == needed
+    assert 8 * TRAIN.nnz <= holds(needed) < needed / 2  # all but the order is shared already
 
 
 @pytest.mark.parametrize("changes, says", [
     *(({"n_workers": n}, "n_workers must be a whole number, at") for n in (0, 1.5, 10**6, "2")),
-    ({"timeout": 0}, "timeout must be"),
     ({"step": {"optimizer": "adam"}}, "use sparse=False"),
     ({"start_method": "telepathy"}, "telepathy"),
-    ({"dataset": Interactions(sp.csr_matrix(TRAIN.shape))}, "nothing to train on"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused_before_a_worker_starts(changes, says):
     with pytest.raises(ValueError, match=says):

@@ -103,12 +103,12 @@ def squeezed(self, users, items, _forward=models.BiasedMF.forward):
     return _forward(self, users, items)[..., None].squeeze()
 
 
-def one_state(connection, rank, seed, *job, _work=hogwild._work):
-    _work(connection, rank, 2017, *job)
+def one_state(rank, pipes, seed, *job, _work=hogwild._work):
+    _work(rank, pipes, 2017 - rank, *job)
 
 
-def all_the_data(connection, rank, seed, model, dataset, step, shard, _work=hogwild._work):
-    _work(connection, rank, seed, model, dataset, step, torch.arange(len(dataset)))
+def all_the_data(rank, pipes, seed, model, dataset, step, order, _work=hogwild._work):
+    _work(rank, pipes, seed, model, dataset, step, order.repeat(len(pipes)))
 
 
 PAIRS, MF = interactions.PairwiseInteractions, models.BiasedMF
@@ -163,7 +163,7 @@ BUGS = {
         "test_pipeline.py::test_the_seed_decides_the_weights_before_training_too",
     ),
 }
-FORK = (hogwild, "_context", lambda _: torch.multiprocessing.get_context("fork"))
+FORK = (hogwild, "_start_method", lambda _: "fork")
 if "fork" in METHODS:  # only a forked worker meets a bug that its parent has
     BUGS |= {
         "hogwild workers with one random state": (
