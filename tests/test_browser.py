@@ -151,10 +151,7 @@ def tab(chromium):
     tab.set_default_timeout(20 * SECOND)
     tab.complaints = []
     tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
-    tab.on(
-        "console",
-        lambda message: tab.complaints.append(message.text) if message.type == "error" else None,
-    )
+    tab.on("console", lambda m: tab.complaints.append(m.text) if m.type == "error" else None)
     ours = re.compile(r"(data:|blob:|(http|ws)://(127\.0\.0\.1|localhost)[:/])")
     tab.on("request", lambda r: None if ours.match(r.url) else tab.complaints.append(r.url))
     yield tab
@@ -162,8 +159,9 @@ def tab(chromium):
 
 
 @pytest.fixture
-def page(tab, server):
+def page(tab, server, request):
     yield tab
+    tab.screenshot(path=ARTIFACTS / f"{request.node.name}.png")
     tab.goto("about:blank")
     server.end_sessions()
 
@@ -178,17 +176,6 @@ def expect(found):
 def open_notebook(page, server, path):
     page.goto(f"{server.url}/lab/tree/{path}?reset&token={TOKEN}")
     page.locator("#jupyterlab-splash").wait_for(state="detached")
-
-
-def run_all(page, server, name):
-    """Open a notebook, run all cells from the menu, and wait until that is done."""
-    open_notebook(page, server, name)
-    status = page.locator("#jp-main-statusbar")
-    expect(status).to_contain_text("| Idle", timeout=60 * SECOND)
-    page.keyboard.press("Control+b")  # room for the notebook
-    choose(page, "Run", "Run All Cells")
-    page.locator(".nmf-training-lab").first.wait_for(timeout=120 * SECOND)
-    expect(status).to_contain_text("| Idle", timeout=60 * SECOND)
 
 
 def choose(page, menu, entry):
@@ -206,7 +193,22 @@ def slider(lab, name):
     return row.locator(".noUi-handle"), row
 
 
-def no_complaints(page):
+@pytest.fixture
+def run_all(page, server):
+    """Open a notebook, run all cells from the menu, return a lab of it; nothing complains."""
+
+    def begin(name="scratch", lab="training"):
+        open_notebook(page, server, f"{name}.ipynb")
+        status = page.locator("#jp-main-statusbar")
+        expect(status).to_contain_text("| Idle", timeout=60 * SECOND)
+        page.keyboard.press("Control+b")  # room for the notebook
+        choose(page, "Run", "Run All Cells")
+        page.locator(f".nmf-{lab}-lab").wait_for(timeout=120 * SECOND)
+        expect(status).to_contain_text("| Idle", timeout=60 * SECOND)
+        page.locator(f".nmf-{lab}-lab").scroll_into_view_if_needed()
+        return page.locator(f".nmf-{lab}-lab")
+
+    yield begin
     errors = page.locator('[data-mime-type="application/vnd.jupyter.stderr"]')  # and warnings
     assert errors.count() == 0, errors.all_inner_texts()
     assert page.complaints == []
@@ -235,43 +237,39 @@ def dark(page):
 
 def seen_together(page, *parts):
     """Whether all of these are on the screen at once, whole."""
+    top = page.locator(".jp-WindowedPanel-outer").first.bounding_box()["y"] - 1
+    bottom = page.locator("#jp-bottom-panel").bounding_box()["y"] + 1
     boxes = [part.bounding_box() for part in parts]
-    top = page.locator(".jp-WindowedPanel-outer, .jp-Notebook").first.bounding_box()
-    bottom = (
-        page.viewport_size["height"] - page.locator("#jp-bottom-panel").bounding_box()["height"]
-    )
-    inside = [
-        top["y"] - 1 <= b["y"] and b["y"] + b["height"] <= bottom + 1
-        and b["x"] >= 0 and b["x"] + b["width"] <= page.viewport_size["width"] + 1
-        for b in boxes
-    ]  # fmt: skip
-    return all(inside) or boxes
+    return all(
+        top <= box["y"] and box["y"] + box["height"] <= bottom
+        and box["x"] >= 0 and box["x"] + box["width"] <= page.viewport_size["width"] + 1
+        for box in boxes
+    )  # fmt: skip
 
 
 def fits(page, lab, name):
     """A projector shows controls and the whole curve together; a narrow window stacks them."""
     usual, picture = page.viewport_size, lab.locator("img.nmf-picture")
+    rows = [slider(lab, control)[1] for control in ("lr", "weight_decay", "n_epochs")]
     needed = [lab.locator("button", has_text=re.compile("Train$")), picture]
-    for control in ("lr", "weight_decay", "n_epochs"):
-        _, row = slider(lab, control)
-        needed += [row] if row.count() else []
+    needed += [row for row in rows if row.count()]
     for size in (PROJECTOR, NARROW):
         page.set_viewport_size(size)
         page.wait_for_timeout(500)  # a window being resized lays itself out more than once
         lab.evaluate("lab => lab.scrollIntoView()")
         page.wait_for_timeout(200)
         page.screenshot(path=ARTIFACTS / f"{name}-{size['width']}.png")
-        together = seen_together(page, *needed)
-        assert together is True, f"{size}: {together}"
+        assert seen_together(page, *needed), size
         scroller = page.locator(".jp-WindowedPanel-outer").first
         assert scroller.evaluate("box => box.scrollWidth <= box.clientWidth + 1")
     assert picture.bounding_box()["height"] >= 300
     page.set_viewport_size(usual)
 
 
-def exercise(page, lab, name):
-    """Move a slider by keyboard and one by mouse, train, watch, stop; keep three pictures."""
-    lab.scroll_into_view_if_needed()
+@pytest.mark.parametrize("name", ["scratch", *(path.stem for path in LABS)])
+def test_a_lab_is_used_by_mouse_and_keyboard_trains_and_stops(page, run_all, name):
+    """Move a slider by keyboard and one by mouse, train, watch, stop."""
+    lab = run_all(name)
     picture = lab.locator("img.nmf-picture")
     handle, _ = slider(lab, "lr")
     exact = lab.get_by_label("exact lr")
@@ -296,13 +294,11 @@ def exercise(page, lab, name):
         seen.add(picture.get_attribute("src"))
         page.wait_for_timeout(20)
     assert len(seen) >= 3, "the picture does not move"
-    page.screenshot(path=ARTIFACTS / f"{name}-training.png")
     press(lab, "Stop")
     expect(lab).to_contain_text(re.compile("Stopped after|Finished after"))
     said = re.compile(r"^(Validation|Test) .* over epoch")  # by a screen reader, of the picture
     expect(lab.get_by_role("img", name=said)).to_be_visible()
     expect(lab.locator("table tr")).to_have_count(2)
-    page.screenshot(path=ARTIFACTS / f"{name}-light.png")
     no_barrier(page)
     fits(page, lab, name)
     with dark(page):
@@ -310,16 +306,8 @@ def exercise(page, lab, name):
         no_barrier(page)
 
 
-@pytest.mark.parametrize("name", ["scratch", *(path.stem for path in LABS)])
-def test_a_lab_is_used_by_mouse_and_keyboard_trains_and_stops(page, server, name):
-    run_all(page, server, f"{name}.ipynb")
-    exercise(page, page.locator(".nmf-training-lab"), name)
-    no_complaints(page)
-
-
-def test_everything_in_a_lab_works_by_keyboard(page, server):
-    run_all(page, server, "scratch.ipynb")
-    lab = page.locator(".nmf-training-lab")
+def test_everything_in_a_lab_works_by_keyboard(page, run_all):
+    lab = run_all()
     for value in ("0.0000013", "0.0321"):  # the longest is seen to its end
         exact = lab.get_by_label("exact lr")
         exact.fill(value)
@@ -336,30 +324,20 @@ def test_everything_in_a_lab_works_by_keyboard(page, server):
     page.keyboard.press("Space")
     expect(lab.get_by_role("status")).to_contain_text(re.compile("Stopped after|Finished after"))
     expect(lab.locator("table tr")).to_have_count(2)
-    no_complaints(page)
 
 
-def test_a_sweep_leaves_ghosts_in_light_and_dark_and_clear_forgets_them(page, server):
-    run_all(page, server, "scratch.ipynb")
-    lab = page.locator(".nmf-training-lab")
-    lab.scroll_into_view_if_needed()
+def test_a_sweep_leaves_ghosts_and_clear_forgets_them(run_all):
+    lab = run_all()
     press(lab, "Sweep")
     expect(lab).to_contain_text("Run 2 of 4")
-    page.screenshot(path=ARTIFACTS / "training.png")
     expect(lab).to_contain_text("Best of all")
     expect(lab.locator("table tr")).to_have_count(5)
-    page.screenshot(path=ARTIFACTS / "swept.png")
-    with dark(page):
-        page.screenshot(path=ARTIFACTS / "swept-dark.png")
     press(lab, "Clear")
     expect(lab.locator("table tr")).to_have_count(0)
-    no_complaints(page)
 
 
-def test_a_film_is_found_and_rated_with_three_keys_and_a_misspelled_one_is_told(page, server):
-    run_all(page, server, "scratch.ipynb")
-    lab = page.locator(".nmf-recommend-lab")
-    lab.scroll_into_view_if_needed()
+def test_a_film_is_found_and_rated_with_three_keys_and_a_misspelled_one_is_told(page, run_all):
+    lab = run_all(lab="recommend")
     lists, query = lab.locator(".nmf-columns").last, lab.get_by_label("Find a film")
     first = lists.locator("li").first
     before = first.inner_text()
@@ -371,29 +349,22 @@ def test_a_film_is_found_and_rated_with_three_keys_and_a_misspelled_one_is_told(
     query.press("5")
     expect(lab).to_contain_text("After 1 rating:")
     expect(first).not_to_have_text(before)  # the list comes a message later
-    page.screenshot(path=ARTIFACTS / "recommend.png")
     no_barrier(page)
-    no_complaints(page)
 
 
-def test_the_factor_map_follows_its_controls(page, server):
-    run_all(page, server, "scratch.ipynb")
-    lab = page.locator(".nmf-factor-lab")
-    lab.scroll_into_view_if_needed()
+def test_the_factor_map_follows_its_controls(page, run_all):
+    lab = run_all(lab="factor")
     picture = lab.locator("img.nmf-picture")
     before = picture.get_attribute("title")
     lab.get_by_label("when").select_option("before training")
     expect(picture).not_to_have_attribute("title", before)
     lab.get_by_label("marked").first.select_option("none")
     expect(picture).to_have_attribute("title", re.compile("^Map of 40 films: Children"))
-    page.screenshot(path=ARTIFACTS / "factors.png")
     no_barrier(page)
-    no_complaints(page)
 
 
-def test_a_lab_that_lost_its_kernel_says_so_and_a_saved_one_leaves_a_picture(page, server):
-    run_all(page, server, "scratch.ipynb")
-    lab = page.locator(".nmf-training-lab")
+def test_a_lab_that_lost_its_kernel_says_so_and_a_saved_one_leaves_a_picture(page, server, run_all):
+    lab = run_all()
     choose(page, "Kernel", "Restart Kernel")
     page.locator(".jp-Dialog .jp-mod-accept").click()
     told = "getComputedStyle(lab, '::before').content"
@@ -402,7 +373,6 @@ def test_a_lab_that_lost_its_kernel_says_so_and_a_saved_one_leaves_a_picture(pag
         f" return {told}.includes('run this cell again') }}"
     )
     lab.scroll_into_view_if_needed()
-    page.screenshot(path=ARTIFACTS / "restarted.png")
     save(page)
     expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle")
     page.goto("about:blank")
@@ -412,7 +382,6 @@ def test_a_lab_that_lost_its_kernel_says_so_and_a_saved_one_leaves_a_picture(pag
     expect(still).to_be_visible()
     expect(still.locator("img, svg").first).to_be_visible()
     expect(page.get_by_text("model not found").and_(page.locator(":visible"))).to_have_count(0)
-    page.screenshot(path=ARTIFACTS / "reopened.png")
 
 
 # -- a student's two days --------------------------------------------------------------------------
@@ -480,5 +449,4 @@ def test_a_live_page_fits_a_projector_and_asks_nobody_else(tab, tmp_path):
         expect(lab).to_contain_text(re.compile("Finished after"))
         folded = tab.locator("details.code")
         assert folded.count() > 10 and not folded.first.locator("pre").is_visible()
-        tab.screenshot(path=ARTIFACTS / "show.png")
         assert tab.complaints == []

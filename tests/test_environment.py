@@ -90,6 +90,16 @@ RUN, TEST = (
 )
 
 
+def test_the_wheel_carries_every_package_and_the_notebooks():
+    folders = [
+        path.parent.relative_to(ROOT) for path in (ROOT / "nmf_helpers").rglob("__init__.py")
+    ]
+    about = FILE["tool"]["setuptools"]
+    found = {".".join(folder.parts) for folder in folders} | {"nmf_helpers.course.notebooks"}
+    assert {*about["packages"]} == found
+    assert about["package-dir"] == {"nmf_helpers.course.notebooks": "notebooks"}
+
+
 def test_the_dev_container_opens_by_the_readmes_own_command():
     container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
     assert container["postAttachCommand"] == f"{RUN} --no-browser"
