@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
-import operator
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
+from operator import ge, gt, le, lt
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -23,12 +23,7 @@ Chance = Annotated[float | None, {"at_least": 0, "at_most": 1}]
 Fraction = Annotated[float, {"above": 0, "below": 1}]
 Seed = Annotated[int, {"at_least": 0, "at_most": 2**32 - 1, "whole": True}]
 
-_HOLDS = {
-    "at_least": operator.ge,
-    "above": operator.gt,
-    "below": operator.lt,
-    "at_most": operator.le,
-}
+_HOLDS = {"at_least": ge, "above": gt, "below": lt, "at_most": le}
 
 
 def check_number(name: str, value: Any, *, whole: bool = False, **limits: float) -> None:
@@ -59,14 +54,6 @@ def check_ids(name: str, ids: Any, n: int) -> np.ndarray:
     return ids.astype(np.int64)
 
 
-def check_pairs(users: Any, items: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return user and item numbers of equal length, each checked as in `check_ids`."""
-    users, items = check_ids("users", users, shape[0]), check_ids("items", items, shape[1])
-    if len(users) != len(items):
-        raise ValueError(f"{len(users)} users but {len(items)} items: give one item per user")
-    return users, items
-
-
 def check_matrix(
     what: str,
     matrix: Any,
@@ -78,20 +65,11 @@ def check_matrix(
 ) -> sp.csr_array:
     """Return a users x items matrix as CSR with sorted rows; the one gate that all matrices pass.
 
-    Parameters
-    ----------
-    what, matrix : str and sparse matrix or 2-D array, shape (n_users, n_items)
-        In an array a 0 means "nothing there"; in a sparse matrix a stored 0 is a rating of 0.
-    like, like_name : array, sparse matrix or (n_users, n_items), and str
-        What it must agree with in shape.
-    kind : {"ratings", "interactions"}
-        Among interactions a stored 0 is dropped, and a number below 0 refused.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a table (DataFrame), or what is no matrix of numbers; for another shape, NaN or
-        infinity, a dislike among likes, or a matrix without entries.
+    In an array a 0 means "nothing there", in a sparse matrix a stored 0 is a rating of 0; among
+    interactions it is dropped. `like` is a matrix or a shape to agree with, called `like_name`.
+    Refused, as a TypeError or ValueError that calls the matrix `what`, are a table, what is no
+    matrix of numbers, another shape, NaN or infinity, a number below 0 among interactions, and a
+    matrix without entries.
     """
     is_table = hasattr(matrix, "columns")
     if not (is_table or sp.issparse(matrix)):
@@ -137,8 +115,7 @@ def _check_entries(what: str, csr: sp.csr_array, kind: str) -> None:
 
 def check_scores(scores: np.ndarray, users: np.ndarray) -> np.ndarray:
     """Return scores, shape (len(users), …), as float32; raise a ValueError if any is NaN."""
-    bad = np.isnan(scores)
-    if bad.any():
+    if (bad := np.isnan(scores)).any():
         user = users[np.argwhere(bad)[0, 0]]
         raise ValueError(f"scores of user {user} contain NaN: did the training diverge?")
     return scores.astype(np.float32, copy=False)
@@ -171,25 +148,28 @@ def pattern(matrix: sp.csr_array, data: Any = 1.0) -> sp.csr_array:
 class Scorer:
     """What scores any user with any item, and refuses what cannot be scored.
 
-    A subclass sets ``shape_`` once it can score, and writes ``_scores(users)``, and
-    ``_pairs(users, items)`` where single scores are cheaper than whole rows. A RuntimeError is
-    raised before that, a ValueError for scores that are NaN or do not fit in memory; what is
-    raised for ids says `check_ids`.
+    A subclass sets ``shape_``, (n_users, n_items), once it can score, and writes
+    ``_scores(users)``, and ``_pairs(users, items)`` where single scores are cheaper than whole
+    rows. RuntimeError: asked before that. ValueError: scores that are NaN, or do not fit in
+    memory. For ids as `check_ids`.
     """
 
-    shape_: tuple[int, int]  # (n_users, n_items)
+    shape_: tuple[int, int]
 
     def predict(self, users: Any, items: Any) -> np.ndarray:
         """Score pairs, user ``users[i]`` with item ``items[i]``: float32 of shape (n,)."""
-        users, items = check_pairs(users, items, self._fitted_shape())
+        n_users, n_items = self._fitted_shape()
+        users, items = check_ids("users", users, n_users), check_ids("items", items, n_items)
+        if len(users) != len(items):
+            raise ValueError(f"{len(users)} users but {len(items)} items: give one item per user")
         return check_scores(self._pairs(users, items), users)
 
     def score_matrix(self, users: Any = None) -> np.ndarray:
         """Score every item for each of `users` (default: all): float32 (len(users), n_items)."""
         n_users, n_items = self._fitted_shape()
         users = np.arange(n_users) if users is None else check_ids("users", users, n_users)
-        size, way_out = f"{len(users)} users x {n_items} items", "ask for some: score_matrix(users)"
-        check_memory(f"a score matrix of {size}", 4 * len(users) * n_items, way_out)
+        size = f"a score matrix of {len(users)} users x {n_items} items"
+        check_memory(size, 4 * len(users) * n_items, "ask for fewer users at once")
         return check_scores(self._scores(users), users)
 
     def _fitted_shape(self) -> tuple[int, int]:

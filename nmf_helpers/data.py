@@ -1,14 +1,13 @@
 """Ratings in, encoded ids and sparse matrices out.
 
 A ratings table has one row per rating: ``userId, movieId, rating`` and, usually, ``timestamp``.
-Models need more: ids that count 0, 1, 2, ... without gaps (:func:`encode_ratings`), a part of the
-ratings kept back to judge them by (:func:`split_ratings`, :func:`leave_n_out`), and often the
-whole table as one sparse users x movies matrix (:func:`interaction_matrix`).
+Models need ids that count 0, 1, 2, ... without gaps (:func:`encode_ratings`), a part of the ratings
+kept back to judge them by (:func:`split_ratings`, :func:`leave_n_out`), and often the whole table
+as one sparse users x movies matrix (:func:`interaction_matrix`).
 """
 
 import warnings
 from collections.abc import Hashable
-from difflib import get_close_matches
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from nmf_helpers.checks import check_matrix, check_number
+from nmf_helpers.checks import check_ids, check_matrix, check_number, nearest
 from nmf_helpers.fetch import fetch_100k
 from nmf_helpers.files import read_ratings
 from nmf_helpers.tables import COLUMNS, Columns, check_ratings, check_table
@@ -48,17 +47,9 @@ def load_ratings(
         ``","``; ``encoding``, such as ``"latin-1"``; and which of two ratings of one movie by one
         user to ``keep``, ``"first"`` or ``"last"`` (they are refused otherwise).
 
-    Returns
-    -------
-    DataFrame
-        ``userId``, ``movieId``, ``rating`` and perhaps ``timestamp``, typed as by
-        :func:`check_ratings`; rows in the file's order. Other columns are left out.
-
-    Raises
-    ------
-    ValueError, OSError
-        Unknown name; no file; one that can't be read without doubt (the message says where, why,
-        and what to write); or ``"100k"`` can't be fetched.
+    Returns the columns that :func:`check_ratings` knows, with its types, in the file's order of
+    rows. ValueError or OSError: no such name or file; a file that can't be read without doubt (the
+    message says where, why, and what to write); or ``"100k"`` can't be fetched.
     """
     if not isinstance(name, str | Path):
         what = f"a name or the path of a file, not {type(name).__name__}"
@@ -72,7 +63,7 @@ def load_ratings(
         return check_ratings(pd.read_csv(u_data, sep="\t", header=None, names=COLUMNS))
     path = Path(name)
     if not (path.suffix or path.expanduser().exists() or path.parent.name):
-        raise ValueError(_unknown(str(name)) + ' For a file of your own, give its path: "my.csv".')
+        nearest('dataset (a file needs a path such as "my.csv")', str(name), DATASETS)
     return read_ratings(name, columns, **reading)
 
 
@@ -82,20 +73,12 @@ def load_movies(name: str = "latest-small") -> pd.DataFrame:
     Columns: ``movieId`` (int64), ``title`` (without the year; empty for 5 movies of latest-small),
     ``year`` (Int64, missing where unknown) and ``genres`` (joined by ``"|"``).
     """
-    if name not in DATASETS:
-        raise ValueError(_unknown(str(name)))
-    if name == "100k":
+    if nearest("dataset", name, DATASETS) == "100k":
         columns = ["movieId", "title", "year", "genres"]
         return pd.DataFrame(fetch_100k().movies, columns=columns).astype({"year": "Int64"})
     # Without keep_default_na=False a movie called "Null" would lose its title.
     file, empty = EMBEDDED / name / "movies.csv.gz", {"year": [""]}
     return pd.read_csv(file, dtype={"year": "Int64"}, keep_default_na=False, na_values=empty)
-
-
-def _unknown(name: str) -> str:
-    near = get_close_matches(name.lower().removeprefix("ml-"), DATASETS, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"there is no dataset {name!r}, only {DATASETS}.{hint}"
 
 
 def split_ratings(
@@ -119,18 +102,10 @@ def encode_column(
 ) -> tuple[dict[Hashable, int], np.ndarray, int]:
     """Give the values of a column the codes 0, 1, 2, ... in order of first appearance.
 
-    The codes come from `train_column`, if there is one.
-
-    Returns
-    -------
-    index : dict from value to code
-    codes : int64 array, shape (len(column),); -1 for a value that `train_column` doesn't have
-    n : int, how many different codes there are
-
-    Raises
-    ------
-    ValueError, TypeError
-        A value is missing; or one column is text and the other numbers: none of them would agree.
+    The codes come from `train_column`, if there is one. Returned are a dict from value to code; the
+    column's codes, int64 of shape (len(column),), -1 for a value that `train_column` doesn't have;
+    and how many different codes there are. ValueError: a value is missing. TypeError: one column is
+    text and the other numbers, so that none of them would agree.
     """
     column = pd.Series(column)
     train_column = column if train_column is None else pd.Series(train_column)
@@ -175,26 +150,13 @@ def encode_ratings(df: pd.DataFrame, train: pd.DataFrame | None = None) -> pd.Da
 def interaction_matrix(
     df: pd.DataFrame, threshold: float | None = None, shape: tuple[int, int] | None = None
 ) -> sparse.csr_matrix:
-    """Lay ratings out as a sparse users x movies matrix.
+    """Lay ratings out as a sparse users x movies matrix, CSR of float32.
 
-    Parameters
-    ----------
-    df
-        Ratings, one row each. Encoded ids (:func:`encode_ratings`) are the row and column
-        numbers; original ids are numbered in ascending order, smallest id first.
-    threshold
-        If given, the matrix is 1 where ``rating >= threshold`` and empty elsewhere.
-    shape
-        (n_users, n_items), for ids that are row and column numbers already.
-
-    Returns
-    -------
-    csr_matrix of float32, shape (n_users, n_items), whatever the threshold
-
-    Raises
-    ------
-    ValueError
-        As :func:`check_ratings`; ids outside `shape`; or a threshold above every rating.
+    Encoded ids (:func:`encode_ratings`) are the row and column numbers; original ids are numbered
+    in ascending order. With a `threshold` the matrix is 1 where ``rating >= threshold`` and empty
+    elsewhere. A `shape`, (n_users, n_items), is for ids that are row and column numbers already.
+    Errors: as :func:`check_ratings`; an IndexError for ids outside the shape; a ValueError for a
+    threshold above every rating.
     """
     df = check_ratings(df)
     users, items = df["userId"], df["movieId"]
@@ -212,9 +174,8 @@ def interaction_matrix(
                 stacklevel=2,
             )
     else:
-        rows, columns = (
-            _positions(ids, n, shape) for ids, n in zip((users, items), shape, strict=True)
-        )
+        rows = check_ids("userId", users, shape[0])
+        columns = check_ids("movieId", items, shape[1])
     values = df["rating"].to_numpy("float32")
     if threshold is not None:
         check_number("threshold", threshold)
@@ -226,24 +187,13 @@ def interaction_matrix(
     return sparse.csr_matrix((values, (rows, columns)), shape=shape)
 
 
-def _positions(ids: pd.Series, n: int, shape: tuple[int, int]) -> np.ndarray:
-    wrong = ids if ids.dtype != np.int64 else ids[(ids < 0) | (ids >= n)]
-    if len(wrong):
-        raise ValueError(
-            f"{ids.name} must lie in 0 ... {n - 1} to be a position in a matrix of shape {shape}, "
-            f"but {wrong.iloc[0]} doesn't: encode raw ids first, encode_ratings(df, train)"
-        )
-    return ids.to_numpy()
-
-
 def leave_n_out(
     matrix: Any, n: int = 10, seed: int | np.random.Generator = 2017
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     """Hold out `n` random entries of every user who has more than `n`; the others give none.
 
-    The two parts that are returned, train and test, have the shape of the matrix, (n_users,
-    n_items); every entry is in one of them. Refused are a table in place of a matrix, and an `n`
-    below 1 or so large that nobody has more entries.
+    Returned are two disjoint parts, train and test, in the shape of the matrix, (n_users, n_items).
+    Refused are a table in place of a matrix, and an `n` below 1 or that nobody exceeds.
     """
     entries = check_matrix("the matrix", matrix, may_be_empty=True).tocoo()
     check_number("n", n, at_least=1, whole=True)
@@ -265,22 +215,12 @@ def leave_n_out(
 
 
 def item_features(movies: pd.DataFrame, items: Any = None) -> np.ndarray:
-    """Describe each movie by its genres and its year, in numbers of about size 1.
+    """Describe each movie by its genres and its year: float64 of shape (n_items, f).
 
-    Parameters
-    ----------
-    movies
-        As from :func:`load_movies`: ``movieId``, ``genres`` joined by ``"|"``, ``year``.
-    items
-        The movieIds in the order of a matrix's columns, all of them in `movies`; by default all,
-        ascending.
-
-    Returns
-    -------
-    float64 array, shape (n_items, f)
-        A flag for each genre divided by √(number of the movie's genres); then how near the year
-        is to each of at most 13 quantiles of all years, linear between two of them (the median
-        year where it is missing).
+    `movies` is as from :func:`load_movies`. `items` are the movieIds in the order of a matrix's
+    columns, all of them in `movies`; by default all, ascending. A row has a flag for each genre
+    divided by √(number of the movie's genres); then how near the year is to each of at most 13
+    quantiles of all years, linear between two of them (the median year where it is missing).
     """
     check_table(movies, "movies", ["movieId", "genres", "year"])
     table = movies.drop_duplicates("movieId").set_index("movieId")

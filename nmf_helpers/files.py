@@ -7,21 +7,19 @@ file, the line and the way out, and so is a row that doesn't fit the column name
 import csv
 import io
 import re
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas.io.common import get_handle
 
-from nmf_helpers.tables import COLUMNS, NUMBER, Columns, Keep, check_ratings, our_names, suggested
+from nmf_helpers.tables import COLUMNS, NUMBER, Columns, Keep, check_ratings, our_names
 
-PACKED = {  # how a packed file begins; its name says little: browsers unpack, and keep the name
-    b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"(\xb5/": "zstd",
-}  # fmt: skip
-SEPARATORS = {"::": "\x1f", "\t": "\t", ";": ";", ",": ","}  # pandas' fast reader takes one letter
-U_DATA_OR_RATINGS_DAT = re.compile(r"\d+\t\d+\t\d\d?\t\d{8,10}|\d+::\d+::\d(\.\d)?::\d{8,10}")
+SEPARATORS = ["::", "\t", ";", ","]
+# The first row of GroupLens's u.data or ratings.dat, which have no header.
+OF_GROUPLENS = re.compile(r"(\d+\t\d+\t\d\d?\t\d{8,10}|\d+::\d+::\d(\.\d)?::\d{8,10})(?![^\r\n])")
 
 
 def read_ratings(
@@ -29,7 +27,6 @@ def read_ratings(
     columns: Columns = None,
     *,
     sep: str | None = None,
-    decimal: str | None = None,
     encoding: str = "utf-8",
     keep: Keep = None,
 ) -> pd.DataFrame:
@@ -41,154 +38,97 @@ def read_ratings(
     if not path.is_file():
         what = "a folder, but no file," if path.is_dir() else "no file"
         raise FileNotFoundError(f"there is {what} {path.name} in {path.parent.resolve()}")
-    if not (sep is None or sep in SEPARATORS or len(sep) == 1):
-        raise ValueError(f'{path}: sep must be one character, or "::", not {sep!r}')
-    if decimal not in (None, ".", ","):
-        raise ValueError(f'{path}: decimal must be "." or ",", not {decimal!r}')
-    content = path.read_bytes()
-    if content.startswith(b"PAR1"):
-        df = _read_parquet(path)
+    where: Callable[[int], str] | None = None
+    df = _content(path, encoding)
+    if isinstance(df, str):
+        sep, names, has_header = _layout(df, columns, sep, path)
+        records = [*_records(df, sep, path)][has_header:]
+        _check_fields(records, names, path)
+        where = lambda row: f"line {records[row][0]}"  # noqa: E731
+        df = pd.DataFrame([fields for _, fields in records], columns=range(len(names)))
+    else:
         names = our_names([*df.columns], columns, str(path))
-        df = df.set_axis(pd.Index(names, dtype=object), axis="columns")
-        return check_ratings(df, str(path), keep=keep)
-    text = _decode(_unpack(content, path), encoding, path)
-    sep, names, skip = _layout(text[: 1 << 16], columns, sep, path)
-    letter = SEPARATORS.get(sep, sep)
-    body = text.split("\n", skip)[-1].replace(sep, letter)
-    lines = _check_fields(body, letter, names, path, skip)
-    df = pd.read_csv(
-        io.StringIO(body), sep=letter, header=None, index_col=False, skipinitialspace=True,
-        names=range(len(names) + 1),  # one more than there are, for a separator at the end
-        dtype=str, keep_default_na=False,  # numbers would change "007", and 2**53 + 1 beside "5.0"
-    )  # fmt: skip
-    if len(df) != len(lines):  # pandas and csv disagree
-        raise ValueError(f"{path}: from line {skip + 1} on it is not clear what quotes enclose")
-    df = df.set_axis(pd.Index([*names, None], dtype=object), axis="columns")
-    if decimal is None and sep == ";":
-        # A comma is decimal here; if there is none, a point is, unless it may mark thousands.
-        decimal = "," if df["rating"].str.contains(",", regex=False).any() else ".?"
-    return check_ratings(df, str(path), lambda row: f"line {lines[row]}", decimal or ".", keep)
+    df = df.set_axis(pd.Index(names, dtype=object), axis="columns")
+    return check_ratings(df, str(path), where, keep)
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _content(path: Path, encoding: str) -> Any:
+    """Return what a file holds, packed or not: a text, or a table if it is Parquet."""
+    encoding = "utf-8-sig" if encoding == "utf-8" else encoding
     try:
-        return pd.read_parquet(path)
-    except ImportError:
-        raise ValueError(f"{path} is Parquet: pip install pyarrow, or save it as CSV") from None
-    except Exception as error:  # pyarrow has its own
-        raise ValueError(f"{path} can't be read as Parquet: {error}") from error
-
-
-def _unpack(content: bytes, path: Path) -> bytes:
-    for start, kind in [*PACKED.items(), (b"", "tar")]:
-        if content.startswith(start) and (start or content[257:262] == b"ustar"):
-            packed = io.BytesIO(content)
-            try:
-                with get_handle(packed, "rb", compression=kind, is_text=False) as unpacked:
-                    content = unpacked.handle.read()
-            except Exception as error:  # each library has its own
-                raise ValueError(
-                    f"{path} can't be unpacked ({error}): get it anew, or save one sheet as CSV"
-                ) from error
-    return content
-
-
-def _decode(content: bytes, encoding: str, path: Path) -> str:
-    if encoding == "utf-8":
-        marked = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-        encoding = "utf-16" if marked else "utf-8-sig"
-    try:
-        text = content.decode(encoding)
-    except LookupError:
-        raise ValueError(f'{path}: there is no encoding {encoding!r}; try "latin-1"') from None
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        with get_handle(path, "r", encoding=encoding, compression="infer") as file:
+            return file.handle.read()
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f'{path}: line {line} is not {error.encoding}: say encoding="latin-1" (old files of '
-            "Western Europe) or whichever it is; if it is no text at all, save it as CSV"
+            f'{path}: line {line}: {error}. Say encoding="latin-1" (old files of Western Europe), '
+            '"utf-16" or whichever it is; if it is no text at all, save it as CSV'
         ) from error
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if found := re.search("[\0\x1f]", text):
-        line = text.count("\n", 0, found.start()) + 1
+    except Exception as error:  # each library has its own
         raise ValueError(
-            f"{path}: line {line} holds {found[0]!r}: no text, or of another encoding. Say "
-            "encoding=, or save it as CSV"
-        )
-    return text
+            f"{path} can't be read ({error}): get it anew, or save it as text, named .csv"
+        ) from error
 
 
-def _records(text: str, letter: str, path: Path, line: int = 1) -> Iterator[tuple[int, list[str]]]:
+def _records(text: str, sep: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (number of its first line, fields) of each record that isn't blank."""
-    above = line - 1
-    reader = csv.reader(io.StringIO(text), delimiter=letter, skipinitialspace=True, strict=True)
+    letter, line = "\x1f" if sep == "::" else sep, 1  # csv takes one letter
+    lines = io.StringIO(text.replace(sep, letter), newline="")
     try:
+        reader = csv.reader(lines, delimiter=letter, skipinitialspace=True, strict=True)
         for fields in reader:
             if fields not in ([], [""]):
                 yield line, fields
-            line = above + reader.line_num + 1
-    except csv.Error as error:
+            line = reader.line_num + 1
+    except (csv.Error, TypeError) as error:
         raise ValueError(f"{path}: line {line}: {error}") from error
 
 
 def _layout(
-    head: str, columns: Columns, sep: str | None, path: Path
-) -> tuple[str, list[str | None], int]:
-    """Return the separator, our name for each column, and how many lines the header takes."""
-    start = head.strip("\n").partition("\n")[0]
-    if columns is None and U_DATA_OR_RATINGS_DAT.fullmatch(start):
-        return ("::" if "::" in start else "\t"), [*COLUMNS], 0
+    text: str, columns: Columns, sep: str | None, path: Path
+) -> tuple[str, list[str | None], bool]:
+    """Return the separator, our name for each column, and whether the first record is a header."""
+    if columns is None and OF_GROUPLENS.match(text.lstrip()):
+        columns = COLUMNS
     in_order = not (columns is None or isinstance(columns, Mapping))
-    first: dict[str, tuple[int, list[str]]] = {}
-    fits: dict[str, tuple[int, int]] = {}  # how many of our names a separator shows, and fields
-    for sign in [sep] if sep else SEPARATORS:
-        letter = SEPARATORS.get(sign, sign)
-        with suppress(ValueError, StopIteration):  # a wrong sign may cut a quoted field
-            line, fields = next(_records(head.replace(sign, letter), letter, path))
-            fields = [field.strip() for field in fields]
-            named = {*fields}.intersection(columns or COLUMNS)
-            n_known = len(fields) == len(columns or ()) if in_order else len(named)
-            first[sign], fits[sign] = (line, fields), (n_known, len(fields))
-    if not first:
-        raise ValueError(f"{path}: line 1: the file is empty, or a quote lacks its partner")
-    best = max(fits.values())
-    sign, *others = (sign for sign in fits if fits[sign] == best)
-    line, fields = first[sign]
-    source, no_names = f"{path}: line {line}", any(map(NUMBER.fullmatch, fields))
-    if others and best[0]:
-        signs = [sign, *others]
-        raise ValueError(f"{source} can be cut at each of {signs}: say which, with sep=")
-    if len(fields) == 1:
-        raise ValueError(f'{source} is one field, {fields}: say what separates, as with sep="|"')
-    if no_names and not in_order and not best[0]:
+
+    def fit(sep: str) -> tuple[int, int]:
+        with suppress(ValueError):  # a wrong one may cut a quoted field
+            _, fields = next(_records(text[: 1 << 16], sep, path), (1, []))
+            n_fits = len(fields) == len(columns or ()) if in_order else known(fields)
+            return int(n_fits), len(fields)
+        return 0, 0
+
+    def known(fields: list[str]) -> int:
+        return len({*map(str.strip, fields)}.intersection(columns or COLUMNS))
+
+    sep = sep or max(SEPARATORS, key=fit)
+    line, fields = next(_records(text, sep, path), (1, []))
+    fields = [*map(str.strip, fields)]
+    source = f"{path}: line {line}"
+    if len(fields) < 2:
+        less = f"fewer than two fields, {fields}"
+        raise ValueError(f'{source} has {less}: say what separates, as with sep="|"')
+    if not (in_order or known(fields)) and any(map(NUMBER.fullmatch, fields)):
         order = [*COLUMNS, *[None] * len(fields)][: max(3, len(fields))]
         raise ValueError(
             f"{source}: the first line holds no column names, but {fields}. Name them in order, "
             f"with None for one to leave out: columns={order}"
         )
-    if in_order and not no_names:
-        guess = suggested(fields, COLUMNS[:3])
-        raise ValueError(f"{source} seems to hold column names: say which, columns={guess}")
-    n_lines = line + sum(field.count("\n") for field in fields)
-    return sign, our_names(fields, columns, source), 0 if in_order else n_lines
+    return sep, our_names(fields, columns, source), not in_order
 
 
 def _check_fields(
-    body: str, letter: str, names: list[str | None], path: Path, skip: int
-) -> Sequence[int]:
-    """Return the line of each record; each must have as many fields as there are names."""
-    # An empty field too many is a separator at the end of the line; but if the last column may be
-    # empty itself, it may as well be a row name in front, which shifts all the others.
-    spare, lines, n_names = names[-1] in COLUMNS[:3], array("q"), len(names)
-    for line, fields in _records(body, letter, path, skip + 1):
-        n = len(fields)
-        if n != n_names and not (spare and n == n_names + 1 and not fields[-1]):
+    records: list[tuple[int, list[str]]], names: list[str | None], path: Path
+) -> None:
+    for line, fields in records:
+        if len(fields) != len(names):
             raise ValueError(
-                f"{path}: line {line} has {n} fields, but there are {n_names} columns, {names}. "
-                "Row names? Write the file without (row.names=FALSE in R, index=False in pandas)"
+                f"{path}: line {line} has {len(fields)} fields, but there are {len(names)} "
+                f"columns, {names}. Row names? Write the file without (row.names=FALSE in R, "
+                "index=False in pandas)"
             )
         if fields[0].startswith(("#", "%")):
             raise ValueError(f"{path}: line {line} may be a comment: remove it ({fields[0]!r})")
-        lines.append(line)
-    if not lines:
-        raise ValueError(f"{path}: there are no ratings, only column names in line {skip}")
-    return lines

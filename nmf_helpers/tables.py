@@ -2,16 +2,13 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
-from decimal import Decimal
+from contextlib import suppress
 from difflib import get_close_matches
-from functools import partial
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pandas.api import types
+from pandas.api.types import is_numeric_dtype
 
 from nmf_helpers.checks import nearest
 
@@ -22,7 +19,6 @@ Checked = tuple[np.ndarray, np.ndarray]  # values, and which of them are good; s
 COLUMNS = ["userId", "movieId", "rating", "timestamp"]  # the last may be missing
 WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,18})([.,]0)?")  # as programs write it: 7 or 7.0, not 007
 NUMBER = re.compile(r"[+-]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)([eE][+-]?[0-9]+)?")
-THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}[.][0-9]{3}")
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?")
 MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "nat", r"\n"}
 ID = "a whole number below 2**63, or text"
@@ -42,7 +38,6 @@ def check_ratings(
     df: pd.DataFrame,
     source: str = "the ratings",
     where: Callable[[int], str] | None = None,
-    decimal: str = ".",
     keep: Keep = None,
 ) -> pd.DataFrame:
     """Return the rating columns of a table with their proper types, or say what is wrong.
@@ -50,33 +45,27 @@ def check_ratings(
     ``userId`` and ``movieId`` become int64, or text if one of the column isn't a plain whole number
     ("007" is not 7); ``rating`` float64; ``timestamp``, if there is one, int64 seconds since 1970,
     dates without a time zone taken as UTC. Index and ``attrs`` stay. An error calls the table
-    `source`, and a row as `where` says; `decimal` and `keep` are as in
-    :func:`nmf_helpers.data.load_ratings`.
+    `source`, and a row as `where` says; `keep` is as in :func:`nmf_helpers.data.load_ratings`.
 
-    Raises
-    ------
-    TypeError, ValueError
-        No table; a column missing or there twice; no rows; an empty field; a rating that isn't
-        finite; two ratings of one item by one user.
+    TypeError or ValueError: no table; a column missing or there twice; no rows; an empty field; a
+    rating that isn't finite; two ratings of one item by one user.
     """
     check_table(df, source)
     where = where or (lambda row: f"row {row + 1} of {len(df)}")
     if df.empty:
         raise ValueError(f"{source}: there are no ratings, only column names")
     result = pd.DataFrame(index=df.index)
-    readers: dict[str, Callable[[pd.Series], Checked]] = {
-        "rating": partial(_floats, decimal=decimal), "timestamp": _seconds
-    }  # fmt: skip
     for name in (name for name in COLUMNS if name in df.columns):
-        result[name], good = readers.get(name, _ids)(df[name].infer_objects())
+        column = df[name].infer_objects()
+        column = column if is_numeric_dtype(column) else column.map(str).str.strip()
+        codes, different = pd.factorize(column, use_na_sentinel=False)  # look at each once
+        values, good = READERS[name](pd.Series(different))
+        result[name], good = values[codes], good[codes]
         if not good.all():
             row = int(good.argmin())
-            value = df[name].iloc[[row]].tolist()[0]
-            doubtful = name == "rating" and re.search(r"\d[.,]\d", f"{value}")
             raise ValueError(
-                f"{source}: {name} must be {WANTED[name]}, but is {value!r} in {where(row)} "
-                f"({(~good).sum()} such rows): mend or remove them"
-                + (' or say decimal="," or decimal="."' if doubtful else "")
+                f"{source}: {name} must be {WANTED[name]}, but is {df[name].tolist()[row]!r} in "
+                f"{where(row)} ({(~good).sum()} such rows): mend or remove them"
             )
     twice = result.duplicated(["userId", "movieId"], keep=keep or "first").to_numpy()
     if twice.any() and not keep:
@@ -98,83 +87,56 @@ def check_table(df: Any, what: str, needed: Sequence[str] = COLUMNS[:3]) -> None
     our_names([*df.columns], None, what, needed, say="df.rename(columns={})")
 
 
-# What may stand in a column. Different values are few, so each text is looked at once.
-
-
-def _labels(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """Return each row's place in a list of the different values as text, "" for a missing one."""
-
-    def text(value: Any) -> str:
-        plain = isinstance(value, str | Real | Decimal | date) and not isinstance(value, bool)
-        label = str(value).strip()
-        return label if plain and label.lower() not in MISSING else ""
-
-    try:
-        codes, values = pd.factorize(column)
-    except TypeError:  # lists and the like
-        codes, values = np.full(len(column), -1), []
-    return codes, [*map(text, values), ""]
+# What may stand in a column: numbers, or texts without blanks around
 
 
 def _whole(column: pd.Series) -> Checked:
-    """Return a numeric column as int64; a float above its mantissa may have been rounded."""
-    numbers = column.fillna(0).to_numpy()
-    limit = 2**63 if numbers.dtype.kind in "iu" else 2 ** (np.finfo(numbers.dtype).nmant + 1)
+    """Return numbers as int64; a float above its mantissa may have been rounded."""
+    numbers = column.fillna(0).to_numpy() + 0  # bools too
+    is_float = numbers.dtype.kind == "f"
+    limit = 2 ** (np.finfo(numbers.dtype).nmant + 1) if is_float else 2**63
     good = column.notna().to_numpy(bool) & (numbers == np.round(numbers)) & (abs(numbers) < limit)
     return np.where(good, numbers, 0).astype("int64"), good
 
 
-def _number(text: str, decimal: str) -> float:
-    """Return a text as a number, NaN if it is none; `decimal` is as in `_floats`."""
-    doubtful = ("," if decimal[0] == "." else ".") in text
-    doubtful |= decimal == ".?" and bool(THOUSANDS.fullmatch(text))
-    return float(text.replace(",", ".")) if NUMBER.fullmatch(text) and not doubtful else np.nan
+def _ids(column: pd.Series) -> Checked:
+    if is_numeric_dtype(column):
+        return _whole(column)
+    good = ~column.str.lower().isin(MISSING)
+    if column[good].str.fullmatch(WHOLE).all():
+        with suppress(OverflowError):  # from 2**63 on they stay text
+            whole = column.where(good, "0").str.replace("[.,]0$", "", regex=True)
+            return whole.astype("int64").to_numpy(), good.to_numpy()
+    elif column[good].str.fullmatch(NUMBER).all():
+        good &= column.str.isdecimal()  # 1.5 or 1e5 is no id
+    return column.to_numpy(object), good.to_numpy()
 
 
-def _floats(column: pd.Series, decimal: str) -> Checked:
-    """Return a column as float64; `decimal` is ".", ",", or ".?" where 1.234 may be 1234."""
-    if types.is_numeric_dtype(column) and not types.is_complex_dtype(column):
-        numbers = column.to_numpy("float64", na_value=np.nan)
-    else:
-        codes, labels = _labels(column)
-        numbers = np.array([_number(label, decimal) for label in labels])[codes]
+def _ratings(column: pd.Series) -> Checked:
+    if not is_numeric_dtype(column):
+        # A comma is decimal, but before three digits it may mark thousands.
+        doubtful = "[.]|,[0-9]{3}$" if column.str.contains(",").any() else "[^0-9.eE+-]"
+        column = column.mask(column.str.contains(doubtful)).str.replace(",", ".")
+        column = pd.to_numeric(column, errors="coerce")
+    numbers = column.to_numpy("float64", na_value=np.nan)
     return numbers, np.isfinite(numbers)
 
 
-def _ids(column: pd.Series) -> Checked:
-    if types.is_integer_dtype(column) or types.is_float_dtype(column):
-        return _whole(column)
-    codes, labels = _labels(column)
-    if all(WHOLE.fullmatch(label) for label in labels if label):
-        labels = [re.split("[.,]", label)[0] for label in labels]
-        numbers = np.array([int(label or 0) for label in labels])
-        if numbers.dtype == np.int64:
-            return numbers[codes], np.array([label != "" for label in labels])[codes]
-    elif all(NUMBER.fullmatch(label) for label in labels if label):
-        # 1.5 or 1e5: no whole number, and no text either
-        labels = [label if re.fullmatch("[0-9]+", label) else "" for label in labels]
-    texts = np.array(labels, dtype=object)[codes]
-    return texts, texts != ""
-
-
 def _seconds(column: pd.Series) -> Checked:
-    if types.is_datetime64_any_dtype(column):
-        seconds = column.to_numpy("datetime64[s]").astype("int64")  # in UTC
-        return seconds, column.notna().to_numpy(bool)
-    if types.is_integer_dtype(column) or types.is_float_dtype(column):
-        numbers, good = _whole(column)
-        good &= abs(numbers) < 1e11  # above: milliseconds
-        if ((numbers > 19_000_000) & (numbers < 21_000_000))[good].all():
-            good[:] = False  # all in half a year of 1970? Rather days written as 20011231
-        return numbers, good
-    if column.dtype == "str" and column.str.fullmatch("[0-9]{1,11}").all():  # texts are slow
-        return _seconds(column.astype("int64"))
-    codes, labels = _labels(column)
-    whole = [_number(label, ".") if WHOLE.fullmatch(label) else np.nan for label in labels]
-    dates = pd.Series([text if DATE.fullmatch(text) else None for text in labels], dtype=object)
-    dates = pd.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
-    (numbers, good), (seconds, are_dates) = _seconds(pd.Series(whole)), _seconds(dates)
-    return np.where(are_dates, seconds, numbers)[codes], (good | are_dates)[codes]
+    if not is_numeric_dtype(column):
+        dates = column.where(column.str.fullmatch(DATE))
+        dates = pd.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
+        if dates.notna().any():
+            return dates.to_numpy("datetime64[s]").astype("int64"), dates.notna().to_numpy()
+        column = pd.to_numeric(column.where(column.str.fullmatch(WHOLE)), errors="coerce")
+    numbers, good = _whole(column)
+    good &= abs(numbers) < 1e11  # above: milliseconds
+    if ((numbers > 19_000_000) & (numbers < 21_000_000))[good].all():
+        good[:] = False  # all in half a year of 1970? Rather days written as 20011231
+    return numbers, good
+
+
+READERS = {"userId": _ids, "movieId": _ids, "rating": _ratings, "timestamp": _seconds}
 
 
 # Whose name is which
@@ -191,22 +153,21 @@ def our_names(
 
     `columns` is as in :func:`nmf_helpers.data.load_ratings`; `say` is what an error tells to write.
     """
-    if in_order := not (columns is None or isinstance(columns, Mapping)):
-        result, strange = [*columns], []
-    else:
-        renamed: dict[Any, str | None] = dict(columns or {})
+    result: list[Any]
+    if columns is None or isinstance(columns, Mapping):
+        renamed: Mapping[Any, str | None] = columns or {}
         for ours in filter(None, renamed.values()):
             nearest("column of ratings", ours, COLUMNS)
         result = [renamed.get(name, name) for name in names]
         strange = [name for name in renamed if name not in names]
+    else:
+        result, strange = [*columns], []
     missing = [name for name in needed if name not in result]
     twice = [name for name in COLUMNS if result.count(name) > 1]
     if len(result) != len(names):
         why = f"has {len(names)} fields, but columns= has {len(result)}: give one for each, or None"
     elif twice:
         why = f"there are two columns {twice[0]!r}: keep one"
-    elif missing and in_order:
-        why = f"columns= gives no {missing[0]!r}"
     elif missing or strange:
         guess = suggested([name for name in names if name not in COLUMNS], missing or needed)
         why = f"there is no column {[*strange, *missing][0]!r}; say which is which, "

@@ -2,17 +2,12 @@
 
 import hashlib
 import io
-import subprocess
-import sys
 import time
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
-
-from nmf_helpers.fetch import FetchError, fetch_100k, pip_download, read_archive  # noqa: F401
 
 
 def ratings(rows):
@@ -30,7 +25,6 @@ def tables(min_size=1):
 
 
 RATINGS = b"196\t242\t3\t881250949\n186\t302\t3\t891717742\n"
-SHA256 = hashlib.sha256(RATINGS).hexdigest()
 FLAGS = {"unknown": "1|0|0", "Animation|Comedy": "0|1|1", "Comedy": "0|0|1"}
 MOVIES = [
     (1, "Toy Story", 1995, "Animation|Comedy"),
@@ -100,23 +94,6 @@ def reply(content, status=200, length=None):
         handler.wfile.write(content)
 
     return answer
-
-
-def python(code, *args, **kwargs):
-    """Run code in a process of its own, in which the names of this module are known."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from made_up import *\n" + code
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), *map(str, args)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, **pipes, **kwargs)
-
-
-FETCH = """
-try:
-    fetch_100k(Path(sys.argv[2]), {"the route": grouplens_zip}, SHA256)
-    print("fetched")
-except FetchError as error:
-    print(error)
-"""
 
 
 def slow_run(lr=0.1, n_epochs=60, **_):

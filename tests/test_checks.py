@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from nmf_helpers.checks import check_ids, check_matrix, check_number, check_pairs, nearest
+from nmf_helpers.checks import check_ids, check_matrix, check_number, nearest
 
 
 @pytest.mark.parametrize("value", [1, 2.5, np.float32(0.1), np.int64(3)])
@@ -59,12 +59,6 @@ def test_ids_come_back_as_int64():
 def test_ids_that_cannot_be_are_refused(ids, error, says):
     with pytest.raises(error, match=f"users must .*{says}"):
         check_ids("users", ids, 5)
-
-
-def test_a_pair_has_each_id_within_its_own_side():
-    assert [ids.tolist() for ids in check_pairs([0, 1], [4, 0], (2, 5))] == [[0, 1], [4, 0]]
-    with pytest.raises(IndexError, match="users must lie between 0 and 1: 4 does not"):
-        check_pairs([4], [0], (2, 5))
 
 
 def test_a_matrix_comes_back_as_csr_with_sorted_rows_and_the_callers_stays_as_it_was():

@@ -113,7 +113,7 @@ def test_ml_100k_splits_as_in_the_reference_protocol():
 )
 def test_an_unknown_dataset_suggests_the_nearest(name, near):
     for load in (load_ratings, load_movies):
-        with pytest.raises(ValueError, match=f"no dataset '{name}'.* Did you mean '{near}'"):
+        with pytest.raises(ValueError, match=f"unknown dataset.* '{name}': did you mean '{near}'"):
             load(name)
 
 
@@ -302,7 +302,7 @@ REFUSED = [
     *((lambda r=r: interaction_matrix(ratings([(0, 0, r)])), "finite number")
       for r in (np.nan, np.inf)),
     *((lambda r=r: interaction_matrix(ratings([(0, 0, 1.0), r]), shape=(2, 3)),
-       r"Id must lie in 0 \.\.\. \d")
+       r"Id must lie between 0 and \d.*encode_ratings")
       for r in ((-1, 0, 3.0), (2, 0, 3.0), (0, -1, 3.0), (0, 3, 3.0))),
     (lambda: interaction_matrix(pd.concat([ONE, ONE])), "user 1 rates movie 1 more than.*drop_dup"),
     *((lambda n=n: leave_n_out(sparse.csr_matrix(np.ones((2, 5))), n),
@@ -317,5 +317,5 @@ REFUSED = [
 
 @pytest.mark.parametrize(("call", "complaint"), REFUSED)
 def test_what_cannot_be_is_refused_with_what_can(call, complaint):
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises((ValueError, IndexError), match=complaint):
         call()

@@ -4,9 +4,9 @@ import bz2
 import gzip
 import io
 import lzma
-import tarfile
+import re
 import zipfile
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import numpy as np
@@ -38,14 +38,6 @@ def zipped(**files):
     return memory.getvalue()
 
 
-def tarred(content):
-    memory, member = io.BytesIO(), tarfile.TarInfo("my.csv")
-    member.size = len(content)
-    with tarfile.open(fileobj=memory, mode="w:gz") as archive:
-        archive.addfile(member, io.BytesIO(content))
-    return memory.getvalue()
-
-
 def read(folder, content, name="my.csv", **options):
     """Load a file of this content; options that are no arguments of ours are left out."""
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -55,18 +47,15 @@ def read(folder, content, name="my.csv", **options):
 RIGHT = {  # name: (content, arguments, columns)
     "spaces": (f"{NAMES}\n 7, 20, 4.5\n", {}, ROW),
     "any order, other columns": ("movieId,note,userId,rating\n20,x,7,4.5\n", {}, ROW),
-    "a comma at each end": (f"{NAMES}\n1,10,4,\n2,20,5,\n", {}, [[1, 2], [10, 20], [4, 5]]),
     "an index with an empty name": (f",{NAMES}\n0,7,20,4.5\n", {}, ROW),
     "semicolons, decimal commas": ("userId;movieId;rating\n7;20;4,5\n", {}, ROW),
     "semicolons, decimal points": ("userId;movieId;rating\n7;20;4.5\n", {}, ROW),
-    "semicolons, a decimal point by word": (
-        "userId;movieId;rating\n7;20;1.234\n", {"decimal": "."}, [[7], [20], [1.234]]),
-    "decimal commas by word": (f'{NAMES}\n7,20,"4,5"\n', {"decimal": ","}, ROW),
+    "decimal commas in quotes": (f'{NAMES}\n7,20,"4,5"\n', {}, ROW),
     "tabs": (NAMES.replace(",", "\t") + "\n7\t20\t4.5\n", {}, ROW),
     "bars by word": (NAMES.replace(",", "|") + "\n7|20|4.5\n", {"sep": "|"}, ROW),
     "colons with names": ("userId::movieId::rating\n7::20::4.5\n", {}, ROW),
     "u.data": ("7\t20\t4\t881250949\n", {}, [[7], [20], [4], [881250949]]),
-    "ratings.dat": ("7::20::4.5::978300760\n", {}, [*ROW, [978300760]]),
+    "ratings.dat": ("7::20::4.5::978300760", {}, [*ROW, [978300760]]),
     "no names": ("20,x,7,4.5\n", {"columns": ["movieId", None, "userId", "rating"]}, ROW),
     "other names": ("who,isbn,rating\n7,20,4.5\n", {"columns": {"who": "userId", "isbn": "movieId"}}, ROW),  # noqa: E501
     "a column left out": (
@@ -74,24 +63,20 @@ RIGHT = {  # name: (content, arguments, columns)
     "Windows": ("\ufeff" + NAMES + "\r\n7,20,4.5\r\n", {}, ROW),
     "an old Mac": (NAMES + "\r7,20,4.5\r", {}, ROW),
     "blank lines": (f"\n\n{NAMES}\n\n7,20,4.5\n  \n\n", {}, ROW),
-    "UTF-16": ((NAMES + "\n7,ZoÃ«,4.5\n").encode("utf-16"), {}, [[7], ["ZoÃ«"], [4.5]]),
     "latin-1 by word": (
         f"{NAMES}\n7,Zoë,4.5\n".encode("latin-1"), {"encoding": "latin-1"}, [[7], ["Zoë"], [4.5]]),
-    "gzip under another name": (gzip.compress(ONE), {}, ROW),
-    "unpacked by the browser": (ONE, {"name": "ratings.csv.gz"}, ROW),
+    "gzip": (gzip.compress(ONE), {"name": "my.csv.gz"}, ROW),
     "bz2": (bz2.compress(ONE), {"name": "my.csv.bz2"}, ROW),
     "xz": (lzma.compress(ONE), {"name": "my.csv.xz"}, ROW),
     "zip": (zipped(**{"my.csv": ONE}), {"name": "my.zip"}, ROW),
-    "tar": (tarred(ONE), {"name": "my.tar.gz"}, ROW),
-    "quotes": (
-        f'{NAMES}\n"a, ""b""\nc",20,4.5\n', {}, [['a, "b"\nc'], [20], [4.5]]),
+    "quotes": (f'{NAMES}\n"a, ""b""\nc",20,4.5\n', {}, [['a, "b"\nc'], [20], [4.5]]),
     "ids as text": (f"{NAMES}\n007,080442957X,4\n7,1,5\n", {}, [["007", "7"], ["080442957X", "1"], [4, 5]]),  # noqa: E501
     "big ids beside a decimal": (
         f"{NAMES}\n{BIG},1,4\n{BIG + 2},1,4\n5.0,1,4\n", {}, [[BIG, BIG + 2, 5], [1] * 3, [4] * 3]),
     "ids beyond int64": (f"{NAMES}\n{2**63},1,4\n5,1,3\n", {}, [[f"{2**63}", "5"], [1, 1], [4, 3]]),
     "dates": (
-        f"{NAMES},timestamp\n1,2,3,2001-01-01\n1,3,3,2001-01-01T01:00:00+01:00\n1,4,3,978307200\n",
-        {}, [[1] * 3, [2, 3, 4], [3] * 3, [978307200] * 3]),
+        f"{NAMES},timestamp\n1,2,3,2001-01-01\n1,3,3,2001-01-01T01:00:00+01:00\n",
+        {}, [[1] * 2, [2, 3], [3] * 2, [978307200] * 2]),
     "twice, the last": (f"{NAMES}\n7,20,1\n8,20,1\n7,20,4.5\n", {"keep": "last"},
                         [[8, 7], [20, 20], [1, 4.5]]),
 }  # fmt: skip
@@ -109,39 +94,32 @@ def test_a_clear_file_is_read_right(tmp_path, case):
 
 WHICH = "say which is which, columns="
 REFUSED = {  # name: (content, arguments, line, complaint)
-    "nothing": ("\n", {}, 1, "the file is empty"),
-    "names alone": (f"{NAMES}\n", {}, 1, "no ratings, only column names"),
+    "nothing": ("\n", {}, 1, "fewer than two fields"),
+    "names alone": (f"{NAMES}\n", {}, None, "no ratings, only column names"),
     "row names of R": ('"userId","movieId","rating"\n"1",7,318,5\n', {}, 2, "4 fields.*Row names"),
-    "row names before a column that may be empty": (
-        f"{NAMES},note\n1,7,20,4,\n", {}, 2, "5 fields"),
     "a field too few": (f"{NAMES},note\n7,20,4,x\n7,21,4\n", {}, 3, "3 fields.* 4 columns"),
-    "a field too many": (f"{NAMES}\n7,20,4\n1,2,3,4,5\n", {}, 3, "5 fields"),
     "no names, commas": (
         "1,31,2.5,1260759144\n", {}, 1,
         r"the first line holds no column names.*columns=\['userId', 'movieId', 'rating', 'timesta"),
     "tabs in another order than u.data": ("7\t20\t881250949\t4\n", {}, 1, "no column names"),
     "too few names": ("1,31,2.5,9\n", {"columns": NAMES.split(",")}, 1, "has 4 fields.*has 3"),
-    "other names in order": (ONE[22:], {"columns": ["user", "item", "stars"]}, 1, "no 'userId'"),
     "names where none should be": (
-        "user,item,stars\n1,2,3\n", {"columns": NAMES.split(",")}, 1, "seems to hold column names"),
+        "user,item,stars\n1,2,3\n", {"columns": NAMES.split(",")}, 1, "rating .* is 'stars'"),
     "other names": (
         "User-ID;ISBN;Book-Rating\n1;2;3\n", {}, 1,
         WHICH + "{'User-ID': 'userId', 'ISBN': 'movieId', 'Book-Rating': 'rating'}"),
     "RecBole's names": (
         "user_id:token\titem_id:token\trating:float\n1\t2\t3\n", {}, 1,
         WHICH + "{'user_id:token': 'userId', 'item_id:token': 'movieId', 'rating:float': 'rating'}"),  # noqa: E501
-    "a name in capitals": ("userId,movieId,Rating\n1,2,3\n", {}, 1, WHICH + "{'Rating': 'rating'}"),
     "a name nobody can guess": ("x,movieId,rating\n1,2,3\n", {}, 1, r"columns={'\?userId': 'userId'}"),  # noqa: E501
     "likes without a number": ("userId,movieId\n1,2\n", {}, 1, r"a like: .*assign\(rating=1\.0\)"),
     "a wrong name": ("user,movieId,rating\n1,2,3\n", {"columns": {"usr": "userId"}}, 1,
                      "no column 'usr'.*columns={'user': 'userId'}"),
     "a name twice": (f"{NAMES},rating\n1,2,3,4\n", {}, 1, "two columns 'rating'"),
-    "two ways to cut": ("1;2,3;4,5\n", {"columns": NAMES.split(",")}, 1, "say which, with sep="),
-    "thousands or decimals": ("userId;movieId;rating\n1;2;1.234\n", {}, 2, 'decimal=","'),
+    "thousands or decimals": (f'{NAMES}\n1,2,"1,234"\n', {}, 2, "'1,234'"),
     "a decimal comma beside a point": ("userId;movieId;rating\n1;2;4,5\n1;3;3.5\n", {}, 3, "'3.5'"),
-    "a decimal comma in quotes": (f'{NAMES}\n1,2,"4,5"\n', {}, 2, 'say decimal=","'),
-    "a separator nobody expects": ("userId|movieId|rating\n1|2|3\n", {}, 1, 'one field.*sep="|"'),
-    "a separator of two letters": (ONE, {"sep": r"\s+"}, None, "sep must be one character"),
+    "a separator nobody expects": ("userId|movieId|rating\n1|2|3\n", {}, 1, 'fewer.*sep="|"'),
+    "a separator of two letters": (ONE, {"sep": r"\s+"}, 1, "a 1-character string"),
     "a word for a rating": (f"{NAMES}\n7,20,4\n7,21,good\n7,22,bad\n", {}, 3, "'good'.*2 such rows"),  # noqa: E501
     "no rating": (f"{NAMES}\n7,20,4\n7,21,\n", {}, 3, "rating must be a finite number, but is ''"),
     "NaN": (f"{NAMES}\n\n7,20,NaN\n", {}, 3, "'NaN'"),
@@ -151,7 +129,6 @@ REFUSED = {  # name: (content, arguments, line, complaint)
     "an empty id": (f'{NAMES}\n"a\nb",20,4\n,11,3\n', {}, 4, "userId .*''"),
     "a missing id": (f"{NAMES}\nann,20,4\nnull,11,3\n", {}, 3, "userId .*'null'"),
     "one movie twice": (f"{NAMES}\n7,20,4\n7,21,4\n7,20,5\n", {}, 4, "user 7 rates movie 20 more"),
-    "noon": (f"{NAMES},timestamp\n1,2,3,noon\n", {}, 2, "timestamp must be .*'noon'"),
     "day or month first": (f"{NAMES},timestamp\n1,2,3,01/02/2001\n", {}, 2, "a date as 2001-12-31"),
     "a day without dashes": (f"{NAMES},timestamp\n1,2,3,20010102\n", {}, 2, "20010102"),
     "milliseconds": (f"{NAMES},timestamp\n1,2,3,1260759144000\n", {}, 2, r"below 10\*\*11"),
@@ -159,12 +136,13 @@ REFUSED = {  # name: (content, arguments, line, complaint)
     "an empty time": (f"{NAMES},timestamp\n1,2,3,978307200\n1,3,3,\n", {}, 3, "timestamp .*''"),
     "a comment": (f"{NAMES}\n7,20,4\n#7,21,5\n", {}, 3, "may be a comment"),
     "a quote without its partner": (f'{NAMES}\n7,20,4\n7,"21,5\n7,22,5\n', {}, 3, "unexpected end"),
+    "a quote that swallows a row": (f'{NAMES}\n7,"20,4\n7,21,4\n7,"2,5\n', {}, 2, "expected after"),
     "latin-1": (f"{NAMES}\n7,Zoë,4\n".encode("latin-1"), {}, 2, 'encoding="latin-1"'),
-    "an unknown encoding": (ONE, {"encoding": "lation-1"}, None, "no encoding 'lation-1'"),
-    "no text": (b"userId,movieId,rating\n\x00\x01", {}, 2, "no text"),
-    "half a gzip": (gzip.compress(ONE)[:-9], {"name": "r.csv.gz"}, None, "can't be unpacked"),
-    "a workbook": (zipped(a=b"", b=b""), {"name": "my.xlsx"}, None, "Multiple files.*CSV"),
-    "half a Parquet": (b"PAR1", {}, None, "can't be read as Parquet"),
+    "an unknown encoding": (ONE, {"encoding": "lation-1"}, None, "unknown encoding: lation-1"),
+    "half a gzip": (gzip.compress(ONE)[:-9], {"name": "r.csv.gz"}, None, "can't be read"),
+    "unpacked by the browser": (ONE, {"name": "r.csv.gz"}, None, "Not a gzipped.*named .csv"),
+    "a workbook": (zipped(a=b"\xff"), {"name": "my.xlsx"}, 1, "no text at all, save it as CSV"),
+    "half a Parquet": (b"PAR1", {"name": "my.parquet"}, None, "can't be read"),
 }  # fmt: skip
 
 
@@ -177,28 +155,21 @@ def test_an_unclear_file_is_refused_by_name_line_and_reason(tmp_path, case):
     assert line is None or f"line {line}" in str(error.value)
 
 
-def test_a_file_stays_as_it_was_and_may_lie_anywhere(tmp_path):
-    folder = tmp_path / "Übung 1"
-    folder.mkdir()
-    assert read(folder, ONE, "my ratings.csv").equals(load_ratings(str(folder / "my ratings.csv")))
-    assert (folder / "my ratings.csv").read_bytes() == ONE
-
-
-def test_a_missing_file_is_reported_with_the_folder_searched(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file mine\.csv in .*" + tmp_path.name):
-        load_ratings(tmp_path / "mine.csv")
-
-
-def test_a_path_may_begin_at_home_and_a_folder_is_called_a_folder(tmp_path, monkeypatch):
-    (tmp_path / "my.csv").write_bytes(ONE)
+def test_a_path_may_begin_at_home_and_what_is_no_file_is_reported_with_its_folder(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert load_ratings("~/my.csv")["userId"].tolist() == [7]
+    (tmp_path / "Übung 1").mkdir()
+    (tmp_path / "Übung 1" / "my ratings.csv").write_bytes(ONE)
+    assert load_ratings("~/Übung 1/my ratings.csv")["userId"].tolist() == [7]
+    with pytest.raises(FileNotFoundError, match=r"no file mine\.csv in .*" + tmp_path.name):
+        load_ratings(tmp_path / "mine.csv")
     with pytest.raises(FileNotFoundError, match="a folder, but no file"):
         load_ratings(tmp_path)
 
 
-def test_parquet_is_read_or_the_missing_reader_named(tmp_path, monkeypatch):
+def test_parquet_is_read(tmp_path):
     pytest.importorskip("pyarrow")
     dates = pd.to_datetime(["2001-01-01T01:00:00+01:00"])
     df = pd.DataFrame({"who": ["007"], "movieId": [BIG], "rating": [4], "timestamp": dates})
@@ -206,13 +177,6 @@ def test_parquet_is_read_or_the_missing_reader_named(tmp_path, monkeypatch):
     read = load_ratings(tmp_path / "my.parquet", columns={"who": "userId"})
     assert read.iloc[0].tolist() == ["007", BIG, 4.0, 978307200]
     with pytest.raises(ValueError, match=r"my\.parquet: there is no column 'userId'.*'who'"):
-        load_ratings(tmp_path / "my.parquet")
-
-    def missing(path):
-        raise ImportError
-
-    monkeypatch.setattr(pd, "read_parquet", missing)
-    with pytest.raises(ValueError, match=r"my\.parquet is Parquet: pip install pyarrow"):
         load_ratings(tmp_path / "my.parquet")
 
 
@@ -235,7 +199,7 @@ GOOD = {"userId": [7], "movieId": [20], "rating": [4.5]}
             for unit in ("s", "ms", "us", "ns")
         ),
         ({"timestamp": pd.to_datetime(["1969-12-31T23:59:59.5Z"])}, [7, 20, 4.5, -1]),
-        ({"timestamp": pd.Series([datetime(2001, 1, 1).date()])}, [7, 20, 4.5, 978307200]),
+        ({"timestamp": pd.Series([date(2001, 1, 1)])}, [7, 20, 4.5, 978307200]),
     ],
 )
 def test_a_table_is_taken_whatever_the_types_of_its_columns(columns, values):
@@ -248,10 +212,7 @@ def test_a_table_is_taken_whatever_the_types_of_its_columns(columns, values):
     [
         ({"userId": [2.0**53]}, "userId must be a whole number"),
         ({"userId": pd.array([2**63], "UInt64")}, "userId must be a whole number"),
-        ({"userId": [True]}, "userId must be a whole number"),
-        ({"userId": [[7]]}, r"userId must be .*\[7\]"),
         ({"userId": np.array([2**24], "float32")}, "userId must be .* row 1"),  # 2**24 + 1 is, too
-        ({"rating": [4 + 0j]}, "rating must be a finite number"),
         ({"userId": ["nan"]}, "userId must be .*'nan' in row 1 of 1"),
         ({"movieId": [None]}, "movieId must be"),
         ({"rating": pd.array([pd.NA], "Float64")}, "rating must be a finite number"),
@@ -282,12 +243,6 @@ def test_a_column_that_is_called_otherwise_is_asked_for_in_the_words_of_a_table(
         check_ratings(pd.DataFrame(GOOD).rename(columns={"userId": " userId"}))
 
 
-def test_a_column_twice_is_refused():
-    df = pd.DataFrame([[1, 1, 3, 4]], columns=["userId", "movieId", "rating", "rating"])
-    with pytest.raises(ValueError, match="two columns 'rating'"):
-        check_ratings(df)
-
-
 junk = st.one_of(
     st.none(), st.text(max_size=3), st.floats(), st.integers(), st.booleans(),
     st.sampled_from(["3", "nan", "1e400", "2,5", float("inf"), pd.NaT]),
@@ -295,7 +250,7 @@ junk = st.one_of(
 names = st.sampled_from(["userId", "movieId", "rating", "timestamp", "user", "Rating", "", 0])
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.dictionaries(names, st.lists(junk, min_size=3, max_size=3)), st.integers(0, 3))
 def test_whatever_a_table_holds_it_is_read_or_refused_with_a_sentence(columns, n_rows):
     df = pd.DataFrame(columns)[:n_rows]
@@ -312,7 +267,6 @@ def test_whatever_a_table_holds_it_is_read_or_refused_with_a_sentence(columns, n
 
 # Files with everything at once
 
-
 ID_KINDS = [
     st.integers(0, 30).map(str),
     st.integers(BIG, BIG + 3).map(str),
@@ -322,101 +276,81 @@ ID_KINDS = [
 ]
 STARS = ["0.5", "3", "4.5", "10", "1.234", "-2.25"]
 TIMES = {"seconds": "%s", "iso": "%Y-%m-%dT%H:%M:%SZ", "slashes": "%d/%m/%Y"}
-ODDITIES = [
-    "row names", "duplicate", "NaN", "infinite", "empty", "a point zero", "trailing", "blank",
-    "CRLF", "BOM", "latin-1", "gz", "named gz", "quote all", "decimal comma", "note", "a field less",  # noqa: E501
-    "comment", "other names", "no names",
-]  # fmt: skip
-FAULTS = {
-    "row names", "duplicate", "NaN", "infinite", "empty", "a field less", "comment", "thousands"
-}  # fmt: skip
-CLEAR = {
-    "a point zero", "blank", "CRLF", "BOM", "gz", "named gz", "quote all", "note", "no names",
-    "other names",
-}  # fmt: skip
+FAULTS = {"row names", "duplicate", "NaN", "infinite", "empty", "a field less", "comment"}
+CLEAR = {"a point zero", "blank", "CRLF", "BOM", "gz", "quote all", "note", "named", "no names"}
+MAYBE = {"decimal comma", "latin-1", "other names"}  # readable or not, but never read wrongly
+
+
+def as_ids(texts):
+    whole = all(re.fullmatch("0|[1-9][0-9]*", text) for text in texts)
+    return [int(t) for t in texts] if whole and max(map(int, texts)) < 2**63 else texts
 
 
 @st.composite
 def files(draw):
     """Draw (bytes, name, arguments, the truth or None where there is none, must it be read)."""
-    odd = draw(st.sets(st.sampled_from(ODDITIES), max_size=5))
+    odd = draw(st.sets(st.sampled_from(sorted(FAULTS | CLEAR | MAYBE)), max_size=5))
     sep, time = draw(st.sampled_from([",", ";", "\t", "::"])), draw(st.sampled_from([*TIMES, None]))
-    user, item = draw(st.sampled_from(ID_KINDS)), draw(st.sampled_from(ID_KINDS))
-    row = st.tuples(user, item, st.sampled_from(STARS), st.integers(9 * 10**8, 10**9))
+    row = st.tuples(*(draw(st.sampled_from(ID_KINDS)) for _ in "ui"), st.sampled_from(STARS))
     rows = draw(st.lists(row, min_size=1, max_size=6, unique_by=lambda row: row[:2]))
-    if sep == "::":
-        odd -= {"quote all"}
     if "row names" in odd:
         odd -= {"a field less", "empty"}  # together they can make a file without a fault
-    ids = [[row[place] for row in rows] for place in (0, 1)]
-    stars, seconds = [row[2] for row in rows], [row[3] for row in rows]
-    truth = [*map(as_ids, ids), [float(star) for star in stars], seconds]
-    if "a point zero" in odd and all(isinstance(value, int) for value in truth[0]):
-        ids[0][0] += ".0"
+    users, items, stars = map(list, zip(*rows, strict=True))
+    seconds = draw(st.lists(st.integers(9 * 10**8, 10**9), min_size=len(rows), max_size=len(rows)))
+    truth = [as_ids(users), as_ids(items), [*map(float, stars)], seconds][: 4 if time else 3]
+    if "a point zero" in odd and isinstance(truth[0][0], int):
+        users[0] += ".0"
     if "decimal comma" in odd:
         stars = [star.replace(".", ",") for star in stars]
     for oddity, text in (("NaN", "NA"), ("infinite", "inf"), ("empty", "")):
         if oddity in odd:
-            column = stars if oddity == "infinite" else draw(st.sampled_from([*ids, stars]))
-            column[draw(st.integers(0, len(rows) - 1))] = text
-    if sep == ";" and "1.234" in stars:
-        odd |= {"thousands"}  # or not: nobody can tell
-    columns = {"userId": ids[0], "movieId": ids[1], "rating": stars}
+            at = stars if oddity == "infinite" else draw(st.sampled_from([users, items, stars]))
+            at[draw(st.integers(0, len(rows) - 1))] = text
+    columns = {"userId": users, "movieId": items, "rating": stars}
     if time:
-        columns["timestamp"] = [
-            datetime.fromtimestamp(second, UTC).strftime(TIMES[time].replace("%s", str(second)))
-            for second in seconds
-        ]
-    else:
-        truth = truth[:3]
+        moments = [datetime.fromtimestamp(second, UTC) for second in seconds]
+        texts = [m.strftime(TIMES[time].replace("%s", f"{m.timestamp():.0f}")) for m in moments]
+        columns["timestamp"] = texts
     if "note" in odd:
         columns["note"] = [draw(st.sampled_from(["", "fine"])) for _ in rows]
     order = draw(st.permutations([*columns]))
     body = [list(fields) for fields in zip(*(columns[name] for name in order), strict=True)]
-    return laid_out(draw, odd, sep, order, body, truth, clear=time != "slashes" and sep != ";")
+    content, name, options = laid_out(draw, odd, sep, order, body)
+    told = "named" in odd or not odd & {"no names", "other names"}
+    clear = told and odd <= CLEAR | {"other names"} and time != "slashes"
+    wrong = odd & FAULTS or ("decimal comma" in odd and "1,234" in stars)
+    return content, name, options, None if wrong else truth, clear
 
 
-def as_ids(texts):
-    whole = all(
-        text == "0" or (text.isascii() and text.isdigit() and text[0] != "0") for text in texts
-    )
-    return [int(t) for t in texts] if whole and max(map(int, texts)) < 2**63 else texts
-
-
-def laid_out(draw, odd, sep, order, body, truth, clear):
+def laid_out(draw, odd, sep, order, body):
     """Put a table into a file, its oddities between."""
-    options, header = {}, [f"My{name}" if "other names" in odd else name for name in order]
+    header = [f"My{name}" if "other names" in odd else name for name in order]
     body += body[:1] * ("duplicate" in odd)
     if "row names" in odd:  # as R writes them
-        empty = draw(st.sampled_from(["", "NA"]))
-        body = [[f"{row}", *(t or empty for t in fields)] for row, fields in enumerate(body, 1)]
+        body = [[f"{row}", *(t or "NA" for t in fields)] for row, fields in enumerate(body, 1)]
     if "a field less" in odd:
         body[-1] = body[-1][:-1]
     if "comment" in odd:
         body.insert(draw(st.integers(0, len(body))), ["#" + body[0][0], *body[0][1:]])
-    if odd & {"no names", "other names"}:
-        by_name = {
-            theirs: ours for theirs, ours in zip(header, order, strict=True) if ours in COLUMNS
-        }
-        named = draw(st.booleans())
-        options |= {"columns": list(order) if "no names" in odd else by_name} if named else {}
-        clear = clear and named
+    options = {}
+    if "named" in odd and "no names" in odd:
+        options["columns"] = list(order)
+    elif "named" in odd and "other names" in odd:
+        options["columns"] = {f"My{name}": name for name in order if name in COLUMNS}
     lines = [
         sep.join(written(field, sep, "quote all" in odd) for field in fields)
         for fields in ([] if "no names" in odd else [header]) + body
     ]
-    if "trailing" in odd:
-        lines[1:] = [line + sep for line in lines[1:]]
     lines.insert(draw(st.integers(0, len(lines))), "") if "blank" in odd else None
-    text = "\r\n".join([*lines, ""]) if "CRLF" in odd else "\n".join([*lines, ""])
-    content = text.encode(
-        "latin-1" if "latin-1" in odd else "utf-8-sig" if "BOM" in odd else "utf-8"
-    )
+    text = ("\r\n" if "CRLF" in odd else "\n").join([*lines, ""])
+    code = "latin-1" if "latin-1" in odd else "utf-8-sig" if "BOM" in odd else "utf-8"
     options |= {"encoding": "latin-1"} if "latin-1" in odd and draw(st.booleans()) else {}
-    options |= {"decimal": ","} if "decimal comma" in odd and draw(st.booleans()) else {}
-    name = "my.csv.gz" if odd & {"gz", "named gz"} else "my.csv"
-    content = gzip.compress(content) if "gz" in odd else content
-    return content, name, options, None if odd & FAULTS else truth, clear and odd <= CLEAR
+    content = text.encode(code)
+    return (
+        (gzip.compress(content), "a.csv.gz", options)
+        if "gz" in odd
+        else (content, "a.csv", options)
+    )
 
 
 def written(field, sep, always):
@@ -425,14 +359,14 @@ def written(field, sep, always):
 
 
 @given(files())
-@settings(max_examples=300)
+@settings(max_examples=200)
 def test_a_file_with_everything_is_read_right_or_refused_by_file_and_line(tmp_path_factory, file):
     content, name, options, truth, clear = file
     folder = tmp_path_factory.mktemp("f")
     try:
         df = read(folder, content, name, **options)
     except ValueError as error:
-        assert not clear, error
+        assert not clear or truth is None, error
         assert str(folder / name) in str(error) and "line " in str(error)
     else:
         assert truth is not None, df

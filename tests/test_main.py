@@ -171,6 +171,6 @@ def test_what_a_machine_lacks_fails_with_its_fix(monkeypatch, capsys, tmp_path):
     for line in (
         "FAIL  memory: 0.5 of ", "FAIL  sliders: missing", "FAIL  ML-100K: not fetched yet",
         "      fix: python -m nmf_helpers fetch", "FAIL  cache: the cache folder",
-        "FAIL  ML-100K: File is not a zip file", "OK    torch computes: ", "4 to fix.",
+        "FAIL  ML-100K: a file with a wrong checksum", "OK    torch computes: ", "4 to fix.",
     ):  # fmt: skip
         assert line in said, line
