@@ -1,14 +1,10 @@
 """The files that set the course up agree with each other and with what is imported."""
 
-import ast
 import json
 import re
-import sys
 import tomllib
 from pathlib import Path
 
-import jupytext
-import pytest
 from packaging.requirements import Requirement
 
 from nmf_helpers.course import show
@@ -17,17 +13,6 @@ ROOT = Path(__file__).parent.parent
 FILE = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = FILE["project"]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "nbconvert": "nbconvert-core"}
-IMPORT_NAMES = {
-    "axe-playwright-python": "axe_playwright_python",
-    "import-linter": "importlinter",
-    "lightfm-next": "lightfm",
-    "myst-nb": "myst_nb",
-    "pillow": "PIL",
-    "scikit-learn": "sklearn",
-    "scikit-surprise": "surprise",
-}
-COMES_ALONG = {"IPython", "ipykernel", "traitlets", "jupyter_client", "pip"}
-COMES_ALONG |= {"docutils", "pygments"}  # with Sphinx
 
 
 def specifiers(requirements):
@@ -43,44 +28,6 @@ def test_conda_and_pip_ask_for_the_same_pythons_packages_and_versions():
     wanted = {CONDA_NAMES.get(name, name): spec for name, spec in wanted.items()}
     assert found == wanted | {"python": PROJECT["requires-python"], "pip": ""}
     assert all(">=" in spec for spec in specifiers(PROJECT["dependencies"]).values())
-
-
-def imports(source):
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module.split(".")[0]
-
-
-def sources(folder):
-    """Python files, and the code of notebooks."""
-    for path in (ROOT / folder).rglob("*.py"):
-        yield path.name, path.read_text(encoding="utf-8")
-    for path in (ROOT / folder).glob("0*.md"):
-        code = [c.source for c in jupytext.read(path).cells if c.cell_type == "code"]
-        yield path.name, "\n".join(c for c in code if not c.startswith("%%"))  # a shell's
-
-
-@pytest.mark.parametrize(
-    ("folder", "extras"),
-    [
-        ("nmf_helpers", ["parquet"]),
-        ("notebooks", []),
-        ("tests", ["test", "browser"]),
-        (".ci", ["test", "site"]),
-        ("benchmarks", ["test", "browser", "bench"]),
-    ],
-)
-def test_every_import_is_listed(folder, extras):
-    optional = PROJECT["optional-dependencies"]
-    wanted = specifiers(PROJECT["dependencies"] + [r for e in extras for r in optional[e]])
-    ours = {path.stem for place in (folder, "tests") for path in (ROOT / place).glob("*.py")}
-    ours |= {"nmf_helpers", "benchmarks"}
-    known = {IMPORT_NAMES.get(n, n) for n in wanted} | ours | COMES_ALONG | sys.stdlib_module_names
-    for name, source in sources(folder):
-        unlisted = set(imports(source)) - known
-        assert not unlisted, f"{name} imports {unlisted}, which pyproject.toml does not list"
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
