@@ -15,7 +15,6 @@ from scipy.sparse.linalg import cg
 
 from nmf_helpers.checks import Positive, Scorer, check_matrix, check_memory, check_number, pattern
 
-Biases = tuple[np.ndarray, np.ndarray]  # of users (n_users,) and of items (n_items,)
 Kind = Literal["ratings", "interactions"]
 
 
@@ -50,26 +49,16 @@ class Baseline(Scorer):
 class _Additive(Baseline):
     """``mean_ + user_bias_[user] + item_bias_[item]``; who has no ratings has a bias of 0."""
 
-    mean_: float
-    user_bias_: np.ndarray  # (n_users,)
-    item_bias_: np.ndarray  # (n_items,)
-
     def _fit(self, train: csr_array) -> None:
-        mean = train.data.mean()
-        train.data -= mean
-        self.mean_, (self.user_bias_, self.item_bias_) = mean, self._biases(train)
+        self.mean_ = train.data.mean()
+        train.data -= self.mean_  # which subclasses go on with
+        self.user_bias_, self.item_bias_ = (np.zeros(n) for n in train.shape)
 
-    def _biases(self, deviation: csr_array) -> Biases:
-        """Find the biases from rating - mean: 0, unless a subclass knows better."""
-        return np.zeros(deviation.shape[0]), np.zeros(deviation.shape[1])
+    def _pairs(self, users: np.ndarray, items: Any) -> np.ndarray:
+        return self.mean_ + self.user_bias_[users] + self.item_bias_[items]  # (len(users),)
 
     def _scores(self, users: np.ndarray) -> np.ndarray:
-        left, right = (self.mean_ + self.user_bias_[users])[:, None], self.item_bias_[None, :]
-        scores = np.empty((len(users), right.size), dtype=np.float32)  # no float64 of this size
-        return np.add(left, right, out=scores, casting="same_kind")  # (len(users), n_items)
-
-    def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        return self.mean_ + self.user_bias_[users] + self.item_bias_[items]  # (len(users),)
+        return self._pairs(users[:, None], slice(None))  # (len(users), n_items)
 
 
 def _means(deviation: csr_array, axis: int) -> np.ndarray:
@@ -85,16 +74,18 @@ class GlobalMean(_Additive):
 class UserMean(_Additive):
     """The mean of the user's ratings (the mean of all for a user who has none)."""
 
-    def _biases(self, deviation: csr_array) -> Biases:
-        return _means(deviation, axis=1), np.zeros(deviation.shape[1])
+    def _fit(self, train: csr_array) -> None:
+        super()._fit(train)
+        self.user_bias_ = _means(train, axis=1)
 
 
 @dataclass(eq=False)
 class ItemMean(_Additive):
     """The mean of the item's ratings (the mean of all for an item that has none)."""
 
-    def _biases(self, deviation: csr_array) -> Biases:
-        return np.zeros(deviation.shape[0]), _means(deviation, axis=0)
+    def _fit(self, train: csr_array) -> None:
+        super()._fit(train)
+        self.item_bias_ = _means(train, axis=0)
 
 
 @dataclass(eq=False)
@@ -106,27 +97,22 @@ class BiasRidge(_Additive):
         Σ (rating - μ - b[user] - c[item])² + user_reg · Σ b² + item_reg · Σ c²
 
     Unlike a mean this is fair to an item that only severe users rated, and the bias of an item
-    rated once stays small: the penalty works like `user_reg` (`item_reg`) more ratings that equal
-    μ. Koren (2008), "Factorization Meets the Neighborhood", equation 3, solved exactly.
-
-    Parameters
-    ----------
-    user_reg, item_reg : float
-        In ratings. The defaults were chosen on a validation part of the training ratings, and
-        suit MovieLens 100K and latest-small alike.
+    rated once stays small: `user_reg` (`item_reg`) works like that many more ratings that equal μ.
+    The defaults were chosen on a validation part of the training ratings, and suit MovieLens 100K
+    and latest-small alike. Koren (2008), "Factorization Meets the Neighborhood", equation 3,
+    solved exactly.
     """
 
     user_reg: Positive = 5.0
     item_reg: Positive = 3.0
 
-    def _biases(self, deviation: csr_array) -> Biases:
+    def _fit(self, train: csr_array) -> None:
+        super()._fit(train)
         # The normal equations, with the users' biases above the items':
         #   [ ratings per user + user_reg   rated                       ] [b]   [ Σ per user ]
         #   [ ratedᵀ                        ratings per item + item_reg ] [c] = [ Σ per item ]
-        rated = pattern(deviation)
-        count, total = (
-            np.concatenate([m.sum(axis=1), m.sum(axis=0)]) for m in (rated, deviation)
-        )  # (n_users + n_items,)
+        rated = pattern(train)
+        count, total = (np.concatenate([m.sum(axis=1), m.sum(axis=0)]) for m in (rated, train))
         diagonal = count + np.repeat([self.user_reg, self.item_reg], rated.shape)
         matrix = sparse.block_array([[None, rated], [rated.T, None]], format="csr")
         matrix = matrix + sparse.diags_array(diagonal, format="csr")
@@ -134,7 +120,7 @@ class BiasRidge(_Additive):
         biases, failed = cg(matrix, total, rtol=1e-8, M=sparse.diags_array(1 / diagonal))
         if failed:
             raise ValueError("the biases did not settle: use a larger user_reg or item_reg")
-        return biases[: rated.shape[0]], biases[rated.shape[0] :]
+        self.user_bias_, self.item_bias_ = np.split(biases, [rated.shape[0]])
 
 
 @dataclass(eq=False)
@@ -156,12 +142,7 @@ class EASE(Baseline):
     minimises ``‖X - X B‖² + l2 · ‖B‖²`` with a diagonal of 0, so that no item predicts itself. In
     closed form, with P = (XᵀX + l2·I)⁻¹: B[i, j] = -P[i, j] / P[j, j]. (Steck 2019,
     "Embarrassingly Shallow Autoencoders for Sparse Data".) Memory grows with n_items², time with
-    n_items³.
-
-    Parameters
-    ----------
-    l2 : float
-        The default suits MovieLens 100K. A user without training items scores 0 everywhere.
+    n_items³. The default `l2` suits MovieLens 100K.
     """
 
     l2: Positive = 500.0
@@ -171,14 +152,12 @@ class EASE(Baseline):
         n_items = train.shape[1]
         size = f"EASE, which needs {n_items} x {n_items} items three times,"
         check_memory(size, 24 * n_items**2, "leave out the rare items, or use ImplicitALS")
-        train = pattern(train)
-        gram = (train.T @ train).toarray()  # (n_items, n_items): how often two items meet
-        gram[np.diag_indices_from(gram)] += self.l2
-        inverse = np.linalg.inv(gram)
+        self._train = pattern(train, np.float32(1))
+        gram = (self._train.T @ self._train).toarray()  # (n_items, n_items): how often two meet
+        inverse = np.linalg.inv(gram + self.l2 * np.eye(n_items))
         weights = inverse / -inverse.diagonal()
         np.fill_diagonal(weights, 0)
         self.weights_ = weights.astype(np.float32)  # (n_items, n_items)
-        self._train = train.astype(np.float32)
 
     def _scores(self, users: np.ndarray) -> np.ndarray:
         return self._train[users] @ self.weights_  # (len(users), n_items)

@@ -10,21 +10,21 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from nmf_helpers.checks import Scorer, check_matrix, check_memory, check_number
+from nmf_helpers.checks import Scorer, check_matrix, check_memory, check_number, pattern
 
 
 class FactorModel(Scorer, nn.Module):
     """What the models share: a vector for every user and item, which each combines in its way.
 
-    ``forward(users, items)`` takes two integer tensors whose shapes broadcast against each other,
-    and returns a float tensor of the broadcast shape, a batch of one included. The vectors start
-    from a normal distribution of mean `init_mean` and deviation `init_std`. With `sparse`,
-    gradients hold only the rows that a batch touched; the optimizer has to take them.
+    ``forward(users, items)`` takes integer tensors whose shapes broadcast against each other, and
+    returns scores of the broadcast shape. The vectors start from a normal distribution of mean
+    `init_mean` and deviation `init_std`. With `sparse`, gradients hold only the rows that a batch
+    touched; the optimizer has to take them.
     """
 
     def __init__(
-        self, n_users: int, n_items: int, n_factors: int, n_item_factors: int | None = None, *,
-        init_mean: float, init_std: float, sparse: bool = False,
+        self, n_users: int, n_items: int, n_factors: int, init_mean: float, init_std: float,
+        sparse: bool = False, n_item_factors: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         n_item_factors = n_factors if n_item_factors is None else n_item_factors
@@ -51,8 +51,8 @@ class FactorModel(Scorer, nn.Module):
 
     def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         n_parts = len(users) // 10**6 + 1  # so that what is in between stays small
-        parts = zip(np.array_split(users, n_parts), np.array_split(items, n_parts), strict=True)
-        return np.concatenate([ask(self, self, *part) for part in parts])
+        parts = (np.array_split(ids, n_parts) for ids in (users, items))
+        return np.concatenate([ask(self, self, *part) for part in zip(*parts, strict=True)])
 
 
 @torch.no_grad()
@@ -70,15 +70,14 @@ class MF(FactorModel):
     """Matrix factorization: a rating is the dot product of a user's and an item's vector.
 
     `init_mean` is positive because nothing but the dot product can make an average rating of 3.5.
-    (Koren, Bell and Volinsky 2009, "Matrix Factorization Techniques for Recommender Systems",
-    Computer 42(8).)
+    (Koren, Bell and Volinsky 2009, "Matrix Factorization Techniques for Recommender Systems".)
     """
 
     def __init__(
         self, n_users: int, n_items: int, n_factors: int = 100, *,
         init_mean: float = 0.025, init_std: float = 0.015,
     ) -> None:  # fmt: skip
-        super().__init__(n_users, n_items, n_factors, init_mean=init_mean, init_std=init_std)
+        super().__init__(n_users, n_items, n_factors, init_mean, init_std)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the score of each pair, shape (batch,)."""
@@ -95,18 +94,15 @@ class BiasedMF(FactorModel):
 
     ``score = global_mean + user_bias + item_bias + user_factors · item_factors``
     (Koren, Bell and Volinsky 2009, equation 4). The mean is given, usually that of the training
-    ratings, not learned; without one, a positive `init_mean` helps as in `MF`. `dropout` is the
-    chance that a factor is zeroed while training.
+    ratings, not learned. `dropout` is the chance that a factor is zeroed while training.
     """
 
     def __init__(
         self, n_users: int, n_items: int, n_factors: int = 100, *, global_mean: float = 0.0,
         dropout: float = 0.0, sparse: bool = False, init_mean: float = 0.0, init_std: float = 0.01,
     ) -> None:  # fmt: skip
-        start: Any = {"init_mean": init_mean, "init_std": init_std}
-        super().__init__(n_users, n_items, n_factors, **start, sparse=sparse)
+        super().__init__(n_users, n_items, n_factors, init_mean, init_std, sparse)
         self.add_biases(global_mean, sparse)
-        check_number("dropout", dropout, at_least=0, at_most=1)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
@@ -125,15 +121,13 @@ class BiasedMF(FactorModel):
 class CollabFNet(FactorModel):
     """A small neural network in place of the dot product.
 
-    The user's and the item's vector are laid end to end and passed through one hidden layer, so
-    the two vectors may differ in length. `dropout` and `hidden_dropout` are the chances that a
-    factor or one of the `n_hidden` units is zeroed while training. With `biases`, `global_mean`
-    and a bias for each user and item are added and the network's output starts at zero, so that
-    it learns only what the biases leave over.
-
-    He et al. (2017), "Neural Collaborative Filtering", section 3.3, have the idea of an MLP on
-    concatenated embeddings; Rendle et al. (2020), "Neural Collaborative Filtering vs. Matrix
-    Factorization Revisited", what it is worth.
+    The user's and the item's vector, which may differ in length, are laid end to end and passed
+    through one hidden layer. `dropout` and `hidden_dropout` are the chances that a factor or one
+    of the `n_hidden` units is zeroed while training. With `biases`, `global_mean` and a bias for
+    each user and item are added, and the network's output starts at zero: it learns only what
+    the biases leave over. (He et al. 2017, "Neural Collaborative Filtering", section 3.3; what it
+    is worth, Rendle et al. 2020, "Neural Collaborative Filtering vs. Matrix Factorization
+    Revisited".)
     """
 
     def __init__(
@@ -142,11 +136,8 @@ class CollabFNet(FactorModel):
         hidden_dropout: float = 0.0, biases: bool = False, global_mean: float = 0.0,
         init_std: float = 0.05,
     ) -> None:  # fmt: skip
-        start: Any = {"init_mean": 0.0, "init_std": init_std}
-        super().__init__(n_users, n_items, n_factors, n_item_factors, **start)
+        super().__init__(n_users, n_items, n_factors, 0.0, init_std, n_item_factors=n_item_factors)
         check_number("n_hidden", n_hidden, at_least=1, whole=True)
-        check_number("dropout", dropout, at_least=0, at_most=1)
-        check_number("hidden_dropout", hidden_dropout, at_least=0, at_most=1)
         self.dropout, self.hidden_dropout = nn.Dropout(dropout), nn.Dropout(hidden_dropout)
         n_inputs = self.user_factors.embedding_dim + self.item_factors.embedding_dim
         self.hidden = nn.Linear(n_inputs, n_hidden)
@@ -176,22 +167,19 @@ def svd_init(model: FactorModel, train: Any, scale: float = 0.1, seed: int = 0) 
     """Start the factors from *who rated what* instead of from noise.
 
     The 0/1 matrix of which cells are filled, each entry divided by the square roots of its row's
-    and its column's counts, is split into singular vectors: directions in which users who
-    watch the same films lie together. A gradient step can only strengthen directions that are
-    there, so this start decides much of what is learned. The ratings themselves are not used.
-
-    The model's first factors are overwritten: all, if there are more users and items than
-    factors. `scale` is about the size of the leading ones' entries; `seed` is the solver's.
+    and its column's counts, is split into singular vectors: directions in which users who watch
+    the same films lie together. A gradient step can only strengthen directions that are there, so
+    this start decides much of what is learned. The ratings themselves are not used. The model's
+    first factors are overwritten: all, if there are more users and items than factors. `scale` is
+    about the size of the leading ones' entries; `seed` is the solver's.
     """
     from scipy.sparse.linalg import svds  # here, because the models do without
 
-    check_number("svd_scale", scale, above=0)
-    filled = check_matrix("train", train, model.shape_, like_name="the model").astype(np.float64)
-    filled.data[:] = 1
+    filled = pattern(check_matrix("train", train, model.shape_, like_name="the model"))
     by_user, by_item = (sp.diags_array(np.maximum(filled.sum(axis=a), 1) ** -0.5) for a in (1, 0))
     tables = model.user_factors.weight, model.item_factors.weight
     k = min(*filled.shape, *(table.shape[1] + 1 for table in tables)) - 1
-    if k < 1:
+    if not k:
         return  # a single user or item has no directions
     start = np.random.default_rng(seed).standard_normal(min(filled.shape))
     u, s, vt = svds(by_user @ filled @ by_item, k=k, v0=start)
