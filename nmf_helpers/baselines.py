@@ -15,8 +15,6 @@ from scipy.sparse.linalg import cg
 
 from nmf_helpers.checks import Positive, Scorer, check_matrix, check_memory, check_number, pattern
 
-Kind = Literal["ratings", "interactions"]
-
 
 class Baseline(Scorer):
     """A scorer that learns from a users x items matrix.
@@ -25,7 +23,7 @@ class Baseline(Scorer):
     holds; among interactions a number below 0, a dislike, is refused. ``fit`` sets ``shape_``.
     """
 
-    kind: ClassVar[Kind] = "ratings"
+    kind: ClassVar[Literal["ratings", "interactions"]] = "ratings"
 
     def fit(self, train: Any) -> Self:
         """Learn from a sparse matrix or array (where 0 is "nothing there"); return self."""
@@ -145,8 +143,8 @@ class EASE(Baseline):
     n_items³. The default `l2` suits MovieLens 100K.
     """
 
+    kind = "interactions"
     l2: Positive = 500.0
-    kind: ClassVar[Kind] = "interactions"
 
     def _fit(self, train: csr_array) -> None:
         n_items = train.shape[1]

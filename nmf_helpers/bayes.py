@@ -5,7 +5,7 @@ The model is biased matrix factorization once more,
     rating = mean + b[user] + c[item] + p[user] · q[item] + noise,
 
 but instead of the one set of numbers that fits best it looks for all that fit well. Write θ for
-a user's factors and bias together, (p, b); items have the same, (q, c). Everything unknown has a
+a user's factors and bias together, (p, b), or an item's, (q, c). Everything unknown has a
 distribution, and *Gibbs sampling* draws each in turn with the others held fixed:
 
 1. the users' prior: where their θ lie, and how far they scatter around it;
@@ -15,10 +15,10 @@ distribution, and *Gibbs sampling* draws each in turn with the others held fixed
 
 Each draw alone is *worse* than the best fit, as it has noise in it on purpose; the average is not.
 
-This is Salakhutdinov and Mnih (2008), "Bayesian Probabilistic Matrix Factorization using Markov
-Chain Monte Carlo", with four additions, each of which can be left out. *Own noises*: some users
-are steadier than others. *Who rated what* says something about tastes before any rating is read, as
-in SVD++ (Koren, 2008), and so do *item features*: see `_Side`. *Times*: `nmf_helpers.moods`.
+Salakhutdinov and Mnih (2008), "Bayesian Probabilistic Matrix Factorization using Markov Chain Monte
+Carlo", with four additions. *Own noises*: some users are steadier than others. *Who rated what*
+says something about tastes before any rating is read, as in SVD++ (Koren, 2008), and so do *item
+features*: see `_Side`. *Times*: see `nmf_helpers.moods`.
 """
 
 import time
@@ -27,106 +27,70 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+from numpy.random import Generator
 from scipy.sparse import coo_array, csr_array
 from scipy.stats import wishart
 
-from nmf_helpers.als import check_features, normal_equations, solve
+from nmf_helpers import checks as takes
+from nmf_helpers.als import check_features, normal_equations
 from nmf_helpers.baselines import Baseline
-from nmf_helpers.checks import (
-    AtLeastOne,
-    Natural,
-    NotNegative,
-    Positive,
-    check_matrix,
-    check_memory,
-    check_number,
-    pattern,
-)
+from nmf_helpers.checks import check_matrix, check_memory, pattern
 from nmf_helpers.metrics import rmse
 from nmf_helpers.moods import Moods, check_seconds, check_times
 
 Array = np.ndarray
-Generator = np.random.Generator
 
 
 @dataclass(eq=False)
 class BayesianMF(Baseline):
     """Bayesian matrix factorization; ``predict`` and ``score_matrix`` give averages over sweeps.
 
+    Everything is drawn `n_sweeps` times; the first `burn_in` remember the start and don't count.
+    `own_noises` and `who_rated_what` can be left out. `noise_prior_shape` says how much alike the
+    noises of users, and of items, are: worth twice as many ratings with the noise of all.
+    `count_power` says how much less than twice the evidence twice as many ratings are, in *who
+    rated what*. `windows` are widths in seconds: a day, an hour, ten minutes, a minute, a second.
+
     Ratings may be on any scale. The scores of all users and items are kept, and so is a square
     matrix of the smaller side: this is for MovieLens 100K or 1M, not for 20M.
-
-    Parameters
-    ----------
-    n_factors : int
-        Averaging guards against overfitting, so there is no penalty to choose.
-    n_sweeps, burn_in : int
-        How often everything is drawn; the first `burn_in` remember the start: they don't count.
-    own_noises, who_rated_what : bool
-        False leaves that part of the model out.
-    noise_prior_shape : float
-        How much alike the noises of users, and of films, are taken to be: worth twice as many
-        ratings with the noise of all.
-    count_power : float
-        How much less than twice the evidence twice as many ratings are, in *who rated what*.
-    windows : sequence of int
-        Widths in seconds: a day, an hour, ten minutes, a minute, a second.
-    seed : int
     """
 
-    n_factors: AtLeastOne = 16
-    n_sweeps: AtLeastOne = 560
-    burn_in: Natural = 40
+    n_factors: takes.AtLeastOne = 16
+    n_sweeps: takes.AtLeastOne = 560
+    burn_in: takes.Natural = 40
     own_noises: bool = True
     who_rated_what: bool = True
-    noise_prior_shape: Positive = 8.0
-    count_power: NotNegative = 0.35
+    noise_prior_shape: takes.Positive = 8.0
+    count_power: takes.NotNegative = 0.35
     windows: Sequence[int] = (86400, 3600, 600, 60, 1)
-    seed: Natural = 0
+    seed: takes.Natural = 0
     history: Sequence[dict[str, float]] = field(default=(), init=False, repr=False)
 
     def fit(self, train: Any, *, item_features: Any = None, times: Any = None) -> Self:
-        """Learn from ratings; parameters and errors as in ``sweeps``. Returns self."""
+        """Learn from ratings; arguments and errors as in ``sweeps``. Returns self."""
         list(self.sweeps(train, item_features=item_features, times=times))
         return self
 
     def sweeps(
-        self,
-        train: Any,
-        *,
-        item_features: Any = None,
-        times: Any = None,
+        self, train: Any, *, item_features: Any = None, times: Any = None,
         evaluate_on: Mapping[str, Any] | None = None,
-    ) -> Iterator[dict[str, float]]:
+    ) -> Iterator[dict[str, float]]:  # fmt: skip
         """Fit as ``fit`` does, but stop after every sweep; the model can be used as it stands.
 
-        Arguments are those of `nmf_helpers.recipes.bayesian`; followed ratings change nothing.
-
-        Yields
-        ------
-        dict
-            ``sweep``, from 1; ``noise``, the standard deviation of a typical rating; ``seconds``
-            since the start; for each name of `evaluate_on` ``<name>_sample_rmse``, of this draw
-            alone, and ``<name>_rmse``, of the average since the burn-in. Predictions are clipped
-            to the range of the training ratings.
-
-        Raises
-        ------
-        ValueError
-            For a setting out of its range, features or times that do not belong to `train`, and
-            ratings that nobody can learn from, or that need more memory than there is.
+        Arguments and errors are those of `nmf_helpers.recipes.bayesian`. A record has ``sweep``,
+        from 1; ``noise``, the standard deviation of a typical rating; ``seconds`` since the start;
+        and for each name of `evaluate_on` ``<name>_sample_rmse``, of this draw alone, and
+        ``<name>_rmse``, of the average since the burn-in, clipped to the range of `train`.
         """
         self.check_settings()
         if self.n_sweeps <= self.burn_in:
             raise ValueError(f"n_sweeps={self.n_sweeps} must be above burn_in={self.burn_in}")
-        for width in self.windows:
-            check_number("each of windows", width, at_least=1, whole=True)
         train = check_matrix("train", train)
         n_users, n_items = train.shape
         n_bytes = 28 * n_users * n_items + 32 * min(n_users, n_items) ** 2
         size = f"BayesianMF, with scores of {n_users} users x {n_items} items,"
         check_memory(size, n_bytes, "leave out rare items, or use explicit()")
-        facts = None if item_features is None else check_features(item_features, n_items)
+        facts = check_features(item_features, n_items)
         seconds = None if times is None else check_times(times, train)
         followed = {
             name: check_matrix(f"evaluate_on[{name!r}]", matrix, like=train).tocoo()
@@ -135,7 +99,7 @@ class BayesianMF(Baseline):
         return self._sweeps(train, facts, seconds, followed)
 
     def _sweeps(
-        self, train: csr_array, facts: Any, seconds: Any, followed: dict[str, coo_array]
+        self, train: csr_array, facts: Array, seconds: Any, followed: dict[str, coo_array]
     ) -> Iterator[dict[str, float]]:
         rng, start = np.random.default_rng(self.seed), time.perf_counter()
         low, high = float(train.data.min()), float(train.data.max())
@@ -145,36 +109,33 @@ class BayesianMF(Baseline):
         position = pattern(train, np.arange(train.nnz))
         power = self.count_power if self.who_rated_what else None
         sides = _Side(position, power), _Side(position.T.tocsr(), power, facts)
-        user, item = np.repeat(np.arange(train.shape[0]), np.diff(train.indptr)), train.indices
+        user, item = train.tocoo().coords  # (n_ratings,)
         thetas = [0.1 * normal(rng, n, self.n_factors + 1) for n in train.shape]
         own = [np.ones(n) for n in train.shape]  # the users' and the items' part of a precision
-        prior_shape = self.noise_prior_shape if self.own_noises else np.inf
+        shape = self.noise_prior_shape if self.own_noises else np.inf
         precision = np.ones_like(y)  # one over the variance of each rating's noise
         windows = None if seconds is None else Moods(user, seconds, self.windows)
         moods = np.zeros_like(y)  # what the windows add to each rating
 
         for sweep in range(1, self.n_sweeps + 1):
-            for me, other in (0, 1), (1, 0):
-                scatter, f = sides[me].draw_prior(thetas[me], rng)
-                expected, thetas[me] = sides[me].draw(
-                    y - moods, precision, thetas[other], scatter, f, rng
-                )
+            for me, side in enumerate(sides):
+                prior = side.draw_prior(thetas[me], rng)
+                expected, thetas[me] = side.draw(y - moods, precision, thetas[1 - me], *prior, rng)
             left, right = with_ones(thetas[0], last=True), with_ones(thetas[1], last=False)
             residual = y - np.einsum("nd,nd->n", left[user], right[item])
             anew = sweep <= self.burn_in + 1  # averages start again
             if windows:
                 moods = windows.draw(residual, precision, rng, anew)
             squared = (residual - moods) ** 2
-            precision = draw_noises(squared, (user, item), own, prior_shape, rng)
+            precision = draw_noises(squared, (user, item), own, shape, rng)
 
             # Averaged are, of the items, what could be expected of the draw: less noise for free.
             scores = left @ with_ones(expected, last=False).T  # (n_users, n_items)
             if anew:
                 self.shape_, self.mean_, self._unit, self._moods = train.shape, mean, unit, windows
-                self._sum, self._n_averaged = scores, 1
-            else:
-                self._sum += scores
-                self._n_averaged += 1
+                self._sum, self._n_averaged = np.zeros_like(scores), 0
+            self._sum += scores
+            self._n_averaged += 1
             record = {"sweep": sweep, "noise": float(np.median(precision)) ** -0.5 * unit}
             for name, at in followed.items():
                 sample = mean + unit * np.einsum("nd,nd->n", left[at.row], right[at.col])
@@ -185,8 +146,8 @@ class BayesianMF(Baseline):
     def predict(self, users: Any, items: Any, times: Any = None) -> Array:
         """Predict ratings of pairs: float32 of shape (n,).
 
-        `times`, of shape (n,), say in seconds when each rating is given: the mood of each window
-        it falls into is added. A window without training ratings adds 0.
+        `times`, (n,), say in seconds when each rating is given: the moods of the windows it falls
+        into are added. A window without training ratings adds 0.
         """
         predictions = super().predict(users, items)
         if times is None:
@@ -196,11 +157,11 @@ class BayesianMF(Baseline):
         times = check_seconds(times, len(predictions))
         return predictions + np.float32(self._unit) * self._moods.at(np.asarray(users), times)
 
-    def _scores(self, users: Array) -> Array:
-        return self.mean_ + self._sum[users] * (self._unit / self._n_averaged)
-
-    def _pairs(self, users: Array, items: Array) -> Array:
+    def _pairs(self, users: Array, items: Any) -> Array:
         return self.mean_ + self._sum[users, items] * (self._unit / self._n_averaged)
+
+    def _scores(self, users: Array) -> Array:
+        return self._pairs(users, slice(None))
 
 
 class _Side:
@@ -221,12 +182,12 @@ class _Side:
 
     def __init__(self, position: csr_array, power: float | None, features: Any = None) -> None:
         self.position = position  # (n, m): where in the list of all ratings each entry is
-        parts = [np.ones((position.shape[0], 1))] + ([] if features is None else [features])
+        x = with_ones(check_features(features, position.shape[0]), last=True)
         if power is not None:
             count = np.diff(position.indptr)
-            x = pattern(position, np.repeat(np.maximum(count, 1.0) ** -power, count)).toarray()
-            parts.append(x / np.sqrt((x * x).sum(axis=1).mean()))  # a typical row has length 1
-        x = np.hstack(parts[::-1])
+            rated = pattern(position, np.repeat(np.maximum(count, 1.0) ** -power, count)).toarray()
+            typical = np.sqrt((rated * rated).sum(axis=1).mean())  # the length of a row
+            x = np.hstack([rated / typical, x])
         # From the smaller of X Xᵀ and Xᵀ X; they have the same s.
         s, q = np.linalg.eigh(x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x)
         s, q = s[s > 1e-6], q[:, s > 1e-6]
@@ -266,7 +227,7 @@ class _Side:
         a, b = normal_equations(pattern(self.position, alpha), targets, v, scatter, f @ scatter)
         noise = pattern(self.position, np.sqrt(alpha) * normal(rng, len(alpha))) @ v
         noise += normal(rng, *noise.shape) @ np.linalg.cholesky(scatter).T
-        return solve(a, b, b + noise)
+        return np.moveaxis(np.linalg.solve(a, np.stack([b, b + noise], axis=-1)), -1, 0)
 
 
 def draw_noises(
@@ -275,9 +236,9 @@ def draw_noises(
     """Draw the precision of every rating's noise, (n,), given the squared errors.
 
     It is a product of one that all share, the user's own and the item's own (drawn in place). A
-    gamma prior on a precision and normal noise give a gamma again: half a count for each rating,
-    and half its square. What all share has a prior worth one rating missed by a star; the own
-    ones have Gamma(shape, shape), or are 1 with an infinite shape.
+    gamma prior on a precision and normal noise give a gamma again: its shape grows by half a count
+    for each rating, its rate by half the square. What all share has a prior worth one rating
+    missed by a star; the own ones have Gamma(shape, shape), or are 1 with an infinite shape.
     """
     (user, item), n = ids, len(squared)
     missed = squared @ (own[0][user] * own[1][item])

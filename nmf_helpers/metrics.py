@@ -1,9 +1,8 @@
 """How good are the scores? RMSE for ratings; AUC, precision, recall and nDCG for rankings.
 
-Scores come as an array of shape (n_users, n_items), or from a *scorer*, such as a fitted pipeline
-or baseline: an object with ``score_matrix(users) -> (len(users), n_items)`` and, for `rmse`,
-``predict(users, items)``. Higher is better. All ranking metrics take what `evaluate` takes, raise
-what it raises, and have one protocol:
+Scores, higher for better, come as an array of shape (n_users, n_items), or from a *scorer*, such
+as a fitted pipeline or baseline, which has that as its ``shape_`` and the methods ``predict`` and
+``score_matrix``. All ranking metrics take what `evaluate` takes, and have one protocol:
 
 - A user's *candidates* are all items but those in ``exclude``, as a rule those of training. What
   is excluded is not ranked, and counts neither for nor against the scorer.
@@ -59,7 +58,7 @@ def auc(scores: Any, test: Any, exclude: Any = None) -> float:
 
     A user whose candidates are all test items has no AUC and is left out of this mean.
     """
-    return float(_each("auc", 1, scores, test, exclude).mean())
+    return float(_rank(scores, test, exclude, [1]).metric("auc", 1).mean())
 
 
 def precision_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float:
@@ -67,12 +66,12 @@ def precision_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> 
 
     The denominator is `k` also for a user with fewer than `k` test items or candidates.
     """
-    return float(_each("precision", k, scores, test, exclude).mean())
+    return float(_rank(scores, test, exclude, [k]).metric("precision", k).mean())
 
 
 def recall_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float:
     """Part of the user's test items that are among the `k` best scored candidates."""
-    return float(_each("recall", k, scores, test, exclude).mean())
+    return float(_rank(scores, test, exclude, [k]).metric("recall", k).mean())
 
 
 def ndcg_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float:
@@ -81,7 +80,7 @@ def ndcg_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float
     A test item at place 1, 2, 3 … is worth 1/log2(2), 1/log2(3), 1/log2(4) … (Järvelin &
     Kekäläinen 2002, with relevance 0 or 1).
     """
-    return float(_each("ndcg", k, scores, test, exclude).mean())
+    return float(_rank(scores, test, exclude, [k]).metric("ndcg", k).mean())
 
 
 def per_user(scores: Any, test: Any, exclude: Any = None, metric: str = "ndcg@10") -> np.ndarray:
@@ -90,7 +89,8 @@ def per_user(scores: Any, test: Any, exclude: Any = None, metric: str = "ndcg@10
     Two scorers are best compared by their differences d, user by user: the mean of d has the
     standard error ``d.std(ddof=1) / len(d) ** 0.5``.
     """
-    return _each(*parse_metric(metric), scores, test, exclude)
+    kind, k = parse_metric(metric)
+    return _rank(scores, test, exclude, [k]).metric(kind, k)
 
 
 def evaluate(
@@ -163,10 +163,6 @@ class _Ranks:
         return np.add.reduceat(values, first)  # (n_test_items,) -> (n_users,)
 
 
-def _each(kind: str, k: int, scores: Any, test: Any, exclude: Any) -> np.ndarray:
-    return _rank(scores, test, exclude, [k]).metric(kind, k)
-
-
 def _rank(scores: Any, test: Any, exclude: Any, ks: Iterable[int]) -> _Ranks:
     """Sort each user's scores once; two binary searches place every test item among them."""
     scores, test = _check_against(scores, "test", test, "interactions")
@@ -187,7 +183,9 @@ def _rank(scores: Any, test: Any, exclude: Any, ks: Iterable[int]) -> _Ranks:
     for chunk in np.split(users, range(n_rows, len(users), n_rows)):
         own, hidden = test[chunk].tocoo(), exclude[chunk].tocoo()
         n_test, n_hidden = (np.bincount(part.row, minlength=len(chunk)) for part in (own, hidden))
-        rows = _score_rows(scores, n_items, chunk)  # (chunk, n_items), ours to overwrite
+        rows = scores.score_matrix(chunk) if _is_scorer(scores) else scores[chunk]
+        # A copy (chunk, n_items), as they may be lent; whole numbers as doubles.
+        rows = np.array(rows, np.result_type(rows, np.float32))
         own_scores = rows[own.coords]
         rows[hidden.coords] = -np.inf  # to the front of the sorted row
         rows.sort(axis=1)
@@ -205,8 +203,7 @@ def _count(rows: np.ndarray, row: np.ndarray, values: np.ndarray, below: Callabl
 
     All at once, one halving after another: faster than `searchsorted` in a loop over the rows.
     """
-    n = rows.shape[1]
-    count = np.zeros(len(row), dtype=np.int64)
+    n, count = rows.shape[1], np.zeros(len(row), dtype=np.int64)
     for step in 2 ** np.arange(n.bit_length())[::-1]:
         last = count + step - 1  # place of the last number, if there are so many more
         count += step * ((last < n) & below(rows[row, np.minimum(last, n - 1)], values))
@@ -222,15 +219,3 @@ def _check_against(scores: Any, name: str, matrix: Any, kind: Any) -> tuple[Any,
     scores = scores if _is_scorer(scores) else np.asarray(scores)
     shape = getattr(scores, "shape_" if _is_scorer(scores) else "shape", None)
     return scores, check_matrix(name, matrix, shape, kind, like_name="the scorer")
-
-
-def _score_rows(scores: Any, n_items: int, users: np.ndarray) -> np.ndarray:
-    """Scores of some users, (len(users), n_items), in an array of our own."""
-    rows = np.asarray(scores.score_matrix(users) if _is_scorer(scores) else scores[users])
-    if rows.shape != (len(users), n_items):
-        raise ValueError(
-            f"score_matrix returned {rows.shape} for {len(users)} users and {n_items} items: "
-            "scorer and matrix must number users and items alike"
-        )
-    # A copy, as they may be lent; whole numbers as doubles.
-    return np.array(rows, np.result_type(rows, np.float32))

@@ -24,16 +24,14 @@ class FactorModel(Scorer, nn.Module):
 
     def __init__(
         self, n_users: int, n_items: int, n_factors: int, init_mean: float, init_std: float,
-        sparse: bool = False, n_item_factors: int | None = None,
+        sparse: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        n_item_factors = n_factors if n_item_factors is None else n_item_factors
-        sizes = {"n_users": n_users, "n_items": n_items, "n_factors": n_factors}
-        for name, value in (sizes | {"n_item_factors": n_item_factors}).items():
-            check_number(name, value, at_least=1, whole=True)
+        for name, size in (("n_users", n_users), ("n_items", n_items), ("n_factors", n_factors)):
+            check_number(name, size, at_least=1, whole=True)
         self.shape_ = self.n_users, self.n_items = int(n_users), int(n_items)
         self.user_factors = _normal(n_users, n_factors, init_mean, init_std, sparse)
-        self.item_factors = _normal(n_items, n_item_factors, init_mean, init_std, sparse)
+        self.item_factors = _normal(n_items, n_factors, init_mean, init_std, sparse)
 
     def add_biases(self, global_mean: float, sparse: bool = False) -> None:
         """Give every user and item a bias, which starts at zero, and keep a fixed mean."""
@@ -121,26 +119,23 @@ class BiasedMF(FactorModel):
 class CollabFNet(FactorModel):
     """A small neural network in place of the dot product.
 
-    The user's and the item's vector, which may differ in length, are laid end to end and passed
-    through one hidden layer. `dropout` and `hidden_dropout` are the chances that a factor or one
-    of the `n_hidden` units is zeroed while training. With `biases`, `global_mean` and a bias for
-    each user and item are added, and the network's output starts at zero: it learns only what
-    the biases leave over. (He et al. 2017, "Neural Collaborative Filtering", section 3.3; what it
-    is worth, Rendle et al. 2020, "Neural Collaborative Filtering vs. Matrix Factorization
-    Revisited".)
+    The user's and the item's vector are laid end to end and passed through one hidden layer.
+    `dropout` and `hidden_dropout` are the chances that a factor or one of the `n_hidden` units is
+    zeroed while training. With `biases`, `global_mean` and a bias for each user and item are
+    added, and the network's output starts at zero: it learns only what the biases leave over.
+    (He et al. 2017, "Neural Collaborative Filtering", section 3.3; what it is worth, Rendle et
+    al. 2020, "Neural Collaborative Filtering vs. Matrix Factorization Revisited".)
     """
 
     def __init__(
         self, n_users: int, n_items: int, n_factors: int = 100, *,
-        n_item_factors: int | None = None, n_hidden: int = 10, dropout: float = 0.1,
-        hidden_dropout: float = 0.0, biases: bool = False, global_mean: float = 0.0,
-        init_std: float = 0.05,
+        n_hidden: int = 10, dropout: float = 0.1, hidden_dropout: float = 0.0,
+        biases: bool = False, global_mean: float = 0.0, init_std: float = 0.05,
     ) -> None:  # fmt: skip
-        super().__init__(n_users, n_items, n_factors, 0.0, init_std, n_item_factors=n_item_factors)
+        super().__init__(n_users, n_items, n_factors, 0.0, init_std)
         check_number("n_hidden", n_hidden, at_least=1, whole=True)
         self.dropout, self.hidden_dropout = nn.Dropout(dropout), nn.Dropout(hidden_dropout)
-        n_inputs = self.user_factors.embedding_dim + self.item_factors.embedding_dim
-        self.hidden = nn.Linear(n_inputs, n_hidden)
+        self.hidden = nn.Linear(2 * n_factors, n_hidden)
         self.output = nn.Linear(n_hidden, 1)
         self.biases = biases
         if biases:
@@ -153,7 +148,7 @@ class CollabFNet(FactorModel):
         users, items = torch.broadcast_tensors(users, items)
         # No activation here: a ReLU on embeddings would throw away their negative half.
         x = torch.cat([self.user_factors(users), self.item_factors(items)], dim=-1)
-        x = self.dropout(x)  # (batch, user factors + item factors)
+        x = self.dropout(x)  # (batch, 2 × factors)
         x = nn.functional.gelu(self.hidden(x))  # (batch, hidden)
         x = self.output(self.hidden_dropout(x)).squeeze(-1)  # (batch,)
         if self.biases:
@@ -177,17 +172,17 @@ def svd_init(model: FactorModel, train: Any, scale: float = 0.1, seed: int = 0) 
 
     filled = pattern(check_matrix("train", train, model.shape_, like_name="the model"))
     by_user, by_item = (sp.diags_array(np.maximum(filled.sum(axis=a), 1) ** -0.5) for a in (1, 0))
-    tables = model.user_factors.weight, model.item_factors.weight
-    k = min(*filled.shape, *(table.shape[1] + 1 for table in tables)) - 1
+    k = min(*filled.shape, model.user_factors.embedding_dim + 1) - 1
     if not k:
         return  # a single user or item has no directions
     start = np.random.default_rng(seed).standard_normal(min(filled.shape))
     u, s, vt = svds(by_user @ filled @ by_item, k=k, v0=start)
     # The sign of a pair of vectors is a matter of chance: turn each user's leading entry positive.
     signs = np.sign(u[np.abs(u).argmax(0), np.arange(k)])  # (k,)
-    for table, directions in zip(tables, (u * signs, vt.T * signs), strict=True):  # (rows, k)
+    for table, directions in ((model.user_factors, u), (model.item_factors, vt.T)):  # (rows, k)
         # Singular vectors have length 1: bring their entries to size 1, leading ones larger.
-        table[:, :k] = torch.from_numpy(scale * np.sqrt(len(directions)) * directions * s)
+        size = scale * np.sqrt(len(directions))
+        table.weight[:, :k] = torch.from_numpy(size * (directions * signs) * s)
 
 
 def _normal(n_rows: int, n_columns: int, mean: float, std: float, sparse: bool) -> nn.Embedding:

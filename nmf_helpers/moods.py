@@ -1,7 +1,7 @@
 """Ratings of one sitting share a mood: what the time of a rating adds to Bayesian MF.
 
-A random split puts ratings of one sitting on both sides, and there the moods learned from the one
-half help with the other. In a window without training ratings there is nothing to learn from.
+A random split puts ratings of one sitting on both sides, so moods learned from the one half help
+with the other. In a window without training ratings there is nothing to learn from.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,7 @@ class Moods:
         With ρ a rating's residual after all but its effect e and α its precision, sums over a
         group:  e ~ Normal(Σ α ρ / P, 1 / P),  P = Σ α + 1 / s².  Then s is the slope of a
         regression of the residuals r on x = Σ e / s:  Normal(Σ α x r / A, 1 / A),  A = 1 + Σ α x².
-        Drawing 1 / s² from its gamma would move slowly: most groups are single ratings.
-        Their averages start again with `anew`.
+        (To draw 1 / s² from its gamma would move slowly.) Averages start again with `anew`.
         """
         if anew:
             self.n, self.sums = 0, [np.zeros(len(keys)) for keys in self.keys]
@@ -74,11 +73,10 @@ def window(users: Array, seconds: Array, width: int) -> Array:
 def check_times(times: Any, train: csr_array) -> Array:
     """Return the times of the ratings of `train`, shape (train.nnz,), or say what is wrong."""
     times = check_matrix("times", times, like=train)
-    if not (np.array_equal(times.indptr, train.indptr) and (times.indices == train.indices).all()):
-        raise ValueError(
-            f"times has {times.nnz} entries, not in the places of the {train.nnz} of train: give "
-            "the time of each training rating, and no others"
-        )
+    places = (times.indptr, times.indices), (train.indptr, train.indices)
+    if not all(map(np.array_equal, *places)):
+        wanted = f"not in the places of the {train.nnz} of train: give one for each, and no others"
+        raise ValueError(f"times has {times.nnz} entries, {wanted}")
     return check_seconds(times.data, train.nnz)
 
 
