@@ -6,7 +6,7 @@ from scipy import sparse
 from scorers import ScorerContract
 
 from nmf_helpers.baselines import BiasRidge
-from nmf_helpers.bayes import BayesianMF, _Side, draw_noises, with_ones
+from nmf_helpers.bayes import BayesianMF, _Side, draw_noises
 from nmf_helpers.metrics import rmse
 from nmf_helpers.moods import Moods
 
@@ -33,12 +33,10 @@ def in_sittings(mood=0.8):
     rng = np.random.default_rng(0)
     _, truth = planted()
     moment = rng.integers(3, size=truth.shape)
-    moods = rng.normal(0, mood, (len(truth), 3))
-    ratings = truth + np.take_along_axis(moods, moment, axis=1)
-    seconds = 8e8 + 90000 * moment
-    ratings += rng.normal(0, 0.3, truth.shape)
-    part = rng.integers(4, size=truth.shape)  # a quarter to learn from, a quarter hidden
-    return [sparse.csr_array(np.where(part == p, x, 0)) for p in (0, 1) for x in (ratings, seconds)]
+    moods = np.take_along_axis(rng.normal(0, mood, (len(truth), 3)), moment, axis=1)
+    ratings = truth + moods + rng.normal(0, 0.3, truth.shape)
+    part, both = rng.integers(4, size=truth.shape), (ratings, 8e8 + 90000 * moment)
+    return [sparse.csr_array(np.where(part == p, x, 0)) for p in (0, 1) for x in both]
 
 
 def side(train, power=0.35, features=None):
@@ -65,7 +63,7 @@ def test_the_draws_of_a_user_follow_her_posterior(small):
     precision = rng.uniform(0.5, 2, small.nnz)
     users = side(small)
     args = (small.data, precision, others, scatter, prior_mean, rng)
-    means, draws = np.moveaxis([users.draw(*args) for _ in range(4000)], 1, 0)
+    means, draws = np.moveaxis([users.draw(*args) for _ in range(2000)], 1, 0)
     for user in range(4):
         # Bayes' rule rating by rating, on covariances: a Kalman filter, which inverts nothing.
         mean, covariance = prior_mean[user].copy(), np.linalg.inv(scatter)
@@ -78,13 +76,12 @@ def test_the_draws_of_a_user_follow_her_posterior(small):
         np.testing.assert_allclose(means[0, user], mean, atol=1e-5)
         error = 5 * np.sqrt(covariance.diagonal() / len(draws))
         assert (abs(draws[:, user].mean(axis=0) - mean) < error).all()
-        np.testing.assert_allclose(np.cov(draws[:, user].T), covariance, atol=0.06)
+        np.testing.assert_allclose(np.cov(draws[:, user].T), covariance, atol=0.08)
 
 
 @pytest.mark.parametrize("power", [0.35, None])
-@pytest.mark.parametrize("tall", [True, False])
-def test_the_draws_of_the_prior_follow_a_gaussian_process(small, tall, power):
-    train = sparse.csr_array(small.T) if tall else small
+def test_the_draws_of_the_prior_follow_a_gaussian_process(small, power):
+    train = sparse.csr_array(small.T)
     n = train.shape[0]
     features = np.random.default_rng(2).normal(size=(n, 2))
     kernel = features @ features.T + 1
@@ -126,29 +123,17 @@ def test_moods_of_a_known_size_have_their_posterior_in_closed_form():
     np.testing.assert_allclose(np.cov(np.transpose(totals)), prior - gain @ prior, atol=0.08)
 
 
-def test_the_noise_of_all_is_a_gamma_and_each_side_adds_its_own():
-    rng = np.random.default_rng(0)
-    user, item = np.divmod(np.arange(40 * 50), 50)
-    deviation = np.where(user < 20, 0.3, 0.9)
-    squared = (deviation * rng.normal(size=2000)) ** 2
-    own, draws = [np.ones(40), np.ones(50)], []
-    for _ in range(400):
-        alike = draw_noises(squared, (user, item), own, np.inf, rng)
-        assert (alike == alike[0]).all()
-        draws.append(alike[0])
-    shape, rate = 2001 / 2, (squared.sum() + 1) / 2
-    assert np.mean(draws) == pytest.approx(shape / rate, rel=0.01)
-    assert np.std(draws) == pytest.approx(shape**0.5 / rate, rel=0.15)
-    for _ in range(20):
-        precision = draw_noises(squared, (user, item), own, 4.0, rng)
-    calm, wild = (np.median(precision[rows]) for rows in (user < 20, user >= 20))
-    assert 6 < calm / wild < 12  # planted: 9
-
-
-def test_biases_meet_ones():
-    left, right = np.array([[2.0, 3.0, 0.5]]), np.array([[5.0, 7.0, 0.25]])
-    dot = with_ones(left, last=True) @ with_ones(right, last=False).T
-    assert dot.item() == 2 * 5 + 3 * 7 + 0.5 + 0.25
+def test_the_draws_of_the_noises_follow_their_posterior():
+    rng, n = np.random.default_rng(0), 300_000
+    ids, squared = (np.array([0, 0, 0, 1]), np.array([0, 1, 1, 1])), np.array([0.2, 0.1, 0.3, 4.0])
+    # Bayes' rule: draws from the prior, each counted by how likely it makes the errors.
+    shared = rng.gamma(0.5, 2, (n, 1)).repeat(4, axis=1)
+    times_own = np.prod([shared, *(rng.gamma(3, 1 / 3, (n, 2))[:, of] for of in ids)], axis=0)
+    for shape, precision in ((np.inf, shared), (3.0, times_own)):
+        weight = np.prod(np.sqrt(precision) * np.exp(-precision * squared / 2), axis=1)
+        own = [np.ones(2), np.ones(2)]
+        draws = [draw_noises(squared, ids, own, shape, rng) for _ in range(5000)]
+        np.testing.assert_allclose(np.mean(draws, 0), weight @ precision / weight.sum(), rtol=0.06)
 
 
 # --- What comes out ------------------------------------------------------------------------------
@@ -159,7 +144,7 @@ def test_it_recovers_planted_tastes_and_noise_on_any_scale():
     for unit in (1.0, 20.0):
         train, truth = planted(unit=unit)
         hidden = sparse.csr_array(np.where(train.toarray() == 0, truth, 0))
-        model = BayesianMF(n_factors=4, n_sweeps=80, burn_in=30)
+        model = BayesianMF(n_factors=4, n_sweeps=60, burn_in=30)
         *_, last = model.sweeps(train, evaluate_on={"hidden": hidden})
         assert last["hidden_rmse"] < 0.5 * rmse(BiasRidge().fit(train), hidden)
         assert last["hidden_rmse"] < 0.9 * last["hidden_sample_rmse"]  # the average beats a draw
@@ -174,74 +159,60 @@ def test_tastes_are_told_before_any_rating_tells_them(told_by):
     # others. For "who rated what" each crowd rates ten more films, at random, and of ten new users
     # nothing else is known. For "features" two of the twenty films are rated by nobody.
     rng = np.random.default_rng(0)
-    crowd, kind = np.arange(60) % 2, np.arange(40) // 10
-    dense = np.where(crowd[:, None] == kind % 2, 5, 1)
-    dense[:, :20] = rng.integers(1, 6, size=(60, 20)) * (crowd[:, None] == kind[:20])
+    crowd, kind = np.arange(60)[:, None] % 2, np.arange(40) // 10
+    loves = crowd == kind % 2
+    dense = np.where(loves, 5, 1)
+    dense[:, :20] = rng.integers(1, 6, size=(60, 20)) * (crowd == kind[:20])
     dense *= rng.random(dense.shape) < 0.7
-    rows, columns = slice(50, 60), slice(20, 40)
-    if told_by == "who rated what":
-        dense[rows, columns] = 0
-    else:
-        rows, columns = slice(0, 60), slice(29, 31)
-        dense[:, columns] = 0
-    loved = (crowd[:, None] == kind % 2)[rows, columns]
-    gaps = []
-    for knows in (True, False):
-        facts = np.eye(4)[kind] if knows and told_by == "features" else None
+    by_features = told_by == "features"
+    hidden = np.s_[:, 29:31] if by_features else np.s_[50:, 20:]
+    dense[hidden], gaps = 0, []
+    for told in (True, False):
+        facts = np.eye(4)[kind] if told and by_features else None
         model = BayesianMF(n_factors=2, n_sweeps=60, burn_in=20)
-        model.who_rated_what = knows and told_by == "who rated what"
-        scores = model.fit(dense, item_features=facts).score_matrix()[rows, columns]
-        gaps.append(scores[loved].mean() - scores[~loved].mean())
+        model.who_rated_what = told and not by_features
+        scores = model.fit(dense, item_features=facts).score_matrix()[hidden]
+        gaps.append(scores[loves[hidden]].mean() - scores[~loves[hidden]].mean())
     assert gaps[0] > 2 > 1 > abs(gaps[1])
 
 
 def test_moods_are_recovered_and_an_unseen_window_adds_nothing():
     train, times, hidden, later = in_sittings()
     model = BayesianMF(n_factors=3, n_sweeps=60, burn_in=20).fit(train, times=times)
-    users, items = hidden.nonzero()
-    without, with_times = model.predict(users, items), model.predict(users, items, later.data)
+    pairs = hidden.nonzero()
+    without, with_times = model.predict(*pairs), model.predict(*pairs, later.data)
     assert rmse(with_times, hidden.data) < 0.8 * rmse(without, hidden.data)
     assert np.std(with_times - without) == pytest.approx(0.8 * (2 / 3) ** 0.5, rel=0.2)
-    assert np.array_equal(model.predict(users, items, later.data + 1e8), without)
+    assert np.array_equal(model.predict(*pairs, later.data + 1e8), without)
 
 
 def test_times_that_say_nothing_change_nothing_beyond_noise():
-    train, _, hidden, _ = in_sittings(mood=0.0)
-    users, items = hidden.nonzero()
-    rng = np.random.default_rng(0)
-    said = [sparse.csr_array(part, copy=True) for part in (train, hidden)]
-    for one in said:
-        one.data = rng.integers(10**9, size=one.nnz)
-    model = BayesianMF(n_factors=3, n_sweeps=80, burn_in=20)
-    plain = model.fit(train).predict(users, items)
-    dated = model.fit(train, times=said[0]).predict(users, items, said[1].data)
+    train, times, hidden, _ = in_sittings(mood=0.0)
+    rng, pairs = np.random.default_rng(0), hidden.nonzero()
+    times.data = rng.integers(10**9, size=times.nnz)
+    model = BayesianMF(n_factors=3, n_sweeps=60, burn_in=20)
+    plain = model.fit(train).predict(*pairs)
+    dated = model.fit(train, times=times).predict(*pairs, rng.integers(10**9, size=hidden.nnz))
     assert rmse(dated, hidden.data) == pytest.approx(rmse(plain, hidden.data), rel=0.03)
 
 
 def test_the_average_is_of_the_sweeps_after_the_burn_in():
     train, _ = planted()
-    model = BayesianMF(n_factors=2, n_sweeps=40, burn_in=2)
-    single = []
-    for n in range(3, 41):  # each alone: what is averaged after the burn-in is only the last
-        one = BayesianMF(n_factors=2, n_sweeps=n, burn_in=n - 1)
-        single.append(one.fit(train).score_matrix())
-    np.testing.assert_allclose(
-        model.fit(train).score_matrix(), np.mean(single, axis=0), rtol=1e-4, atol=1e-4
-    )
+    single = BayesianMF(n_factors=2, n_sweeps=40, burn_in=39)  # until then there is no average
+    each = [single.score_matrix() for _ in single.sweeps(train)]
+    averaged = BayesianMF(n_factors=2, n_sweeps=40, burn_in=2).fit(train).score_matrix()
+    np.testing.assert_allclose(averaged, np.mean(each[2:], axis=0), rtol=1e-4, atol=1e-4)
 
 
 def test_following_ratings_changes_nothing():
     train, truth = planted()
     followed, truth = BayesianMF(**QUICK), sparse.csr_array(truth)
-    records = []
-    for record in followed.sweeps(train, evaluate_on={"a": truth, "b": train}):
-        records.append(record)
+    for n, record in enumerate(followed.sweeps(train, evaluate_on={"a": truth, "b": train}), 1):
         now = rmse(followed, truth, clip=(train.data.min(), train.data.max()))
         assert record["a_rmse"] == pytest.approx(now, abs=1e-4)  # usable as it stands
-    assert [r["sweep"] for r in records] == list(range(1, 9))
-    assert {"noise", "seconds", "b_rmse", "b_sample_rmse"} <= set(records[0])
+        assert record["sweep"] == n and record.keys() > {"noise", "seconds", "b_sample_rmse"}
     alone = BayesianMF(**QUICK).fit(train)
-    np.testing.assert_allclose(alone.score_matrix(), followed.score_matrix(), atol=1e-5)
+    np.testing.assert_array_equal(alone.score_matrix(), followed.score_matrix())
     other = BayesianMF(**QUICK, seed=1).fit(train)
     assert not np.allclose(alone.score_matrix(), other.score_matrix(), atol=1e-3)
 
@@ -266,14 +237,12 @@ def changed(matrix, data):
         ({"burn_in": -1}, None, r"burn_in must be .* not -1"),
         ({"burn_in": 8}, None, "n_sweeps=8 must be above burn_in=8"),
         ({"noise_prior_shape": 0.0}, None, r"noise_prior_shape must be .*above 0"),
-        ({"windows": (60, 0.5)}, None, r"windows must be a whole number.* not 0.5"),
         ({}, lambda m: {"times": m[:, ::-1]}, "times has 8 entries, not in the places"),
         ({}, lambda m: {"times": m[:2]}, r"times has shape \(2, 5\)"),
         ({}, lambda m: {"times": changed(m, -m.data)}, r"times must be seconds, .* not -5"),
         ({}, lambda m: {"times": changed(m, m.data * np.nan)}, "times holds nan"),
         ({}, lambda m: {"times": changed(m, 1e9 + m.data).astype("f4")}, "rounded to minutes"),
-        ({}, lambda m: {"item_features": np.ones((4, 2))}, r"item_features has shape \(4, 2\)"),
-        ({}, lambda m: {"item_features": np.full((5, 1), np.inf)}, "item_features holds inf"),
+        ({}, lambda m: {"item_features": np.ones((4, 2))}, r"item_features, of shape \(4, 2\)"),
         ({}, lambda m: {"evaluate_on": {"later": m[:2]}}, r"evaluate_on\['later'\] has shape"),
     ],
 )
