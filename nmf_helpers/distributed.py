@@ -34,7 +34,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.model_averaging.utils import average_parameters
-from torch.distributed.elastic.multiprocessing.errors import record as report_errors
 
 from nmf_helpers.data import load_ratings
 from nmf_helpers.metrics import evaluate
@@ -45,7 +44,6 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 2048, "lr": 0.05, "lr_schedule": "linear", "weight_decay": 0.02,
 }  # fmt: skip
 HELD_OUT = 10  # interactions of each user that has more
-METRICS = ("ndcg@10", "auc")
 CHUNK = 1_000_000  # rows of a CSV file that are held at a time
 
 
@@ -105,70 +103,68 @@ def merge_models(model: nn.Module) -> None:
     average_parameters(iter(item_weights(model)), dist.group.WORLD)  # type: ignore[arg-type]
 
 
-def start(train: sp.csr_array, n_epochs: int, seed: int, saved: list[str]) -> Pipeline:
+def start(train: sp.csr_array, n_epochs: int, saved: list[str]) -> Pipeline:
     """Return this process's pipeline as it was after the last epoch that all have saved."""
     done = [Pipeline.load(path, train) for path in saved if os.path.exists(path)]
-    newest = torch.tensor(max((len(pipeline.history) for pipeline in done), default=0))
+    by_epoch = {len(pipeline.history): pipeline for pipeline in done}
+    newest = torch.tensor(max(by_epoch, default=0))
     dist.all_reduce(newest, dist.ReduceOp.MIN)
-    for pipeline in done:
-        if len(pipeline.history) == newest:
-            pipeline.n_epochs = n_epochs
-            return pipeline
+    if newest:
+        by_epoch[int(newest)].n_epochs = n_epochs
+        return by_epoch[int(newest)]
     settings = SETTINGS | {"lr": SETTINGS["lr"] * dist.get_world_size() ** 0.5}
-    pipeline = Pipeline(train, n_epochs=n_epochs, seed=seed + dist.get_rank(), **settings)
+    pipeline = Pipeline(train, n_epochs=n_epochs, seed=dist.get_rank(), **settings)
     for weight in item_weights(pipeline.model):
         dist.broadcast(weight.data, 0)
     return pipeline
 
 
-def whole_model(pipeline: Pipeline, parts: list[dict[str, Any]]) -> Pipeline:
-    """Return the pipeline of all users, in the order of their ids, from each process's rows."""
-    order = np.concatenate([part["ids"] for part in parts]).argsort()
+def save_whole(pipeline: Pipeline, ids: np.ndarray, path: str) -> None:
+    """Let the first process save the model of all users, in the order of their ids."""
+    weights = pipeline.model.state_dict()
+    own = {name: rows for name, rows in weights.items() if name.startswith("user_")}
+    parts: Any = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object((ids, own), parts)
+    if parts is None:
+        return
+    order = np.concatenate([ids for ids, _ in parts]).argsort()
     nothing = sp.csr_array((len(order), pipeline.n_items), dtype=np.float32)
     whole = Pipeline(nothing, model=type(pipeline.model), **pipeline.settings)
-    weights = pipeline.model.state_dict()
-    for name in parts[0]["rows"]:
-        weights[name] = torch.cat([part["rows"][name] for part in parts])[order]
-    whole.model.load_state_dict(weights)
+    users = {name: torch.cat([rows[name] for _, rows in parts])[order] for name in own}
+    whole.model.load_state_dict(weights | users)
     whole.history = pipeline.history
-    return whole
+    whole.save(path)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, and let the first process print what it cost and what it reached."""
-    rank, n_processes = dist.get_rank(), dist.get_world_size()
+    """Train, and print what it cost and what it reached."""
+    rank, n_processes, exchange = dist.get_rank(), dist.get_world_size(), 0.0
     ids, train, test = own_matrices(read_own(options.ratings, options.columns, options.threshold))
     name = f"{options.checkpoint}/{rank}-of-{n_processes}"
     saved = [f"{name}.{i}.pt" for i in (0, 1)] if options.checkpoint else []
-    pipeline = start(train, options.epochs, options.seed, saved)
-    exchange = 0.0
+    pipeline = start(train, options.epochs, saved)
     for record in pipeline.epochs():
         began = time.perf_counter()
         merge_models(pipeline.model)
         exchange += time.perf_counter() - began
         if saved:  # in turn, as another process may die before it has saved this epoch
             pipeline.save(saved[record["epoch"] % 2])
-    scores = evaluate(pipeline, test, train, metrics=METRICS) if test.nnz else {}
-    n_users = np.count_nonzero(np.diff(test.indptr))
-    figures = [n_users, *(n_users * scores.get(m, 0) for m in METRICS)]
-    rows = {k: w for k, w in pipeline.model.state_dict().items() if k.startswith("user_")}
     mib = psutil.Process().memory_info().rss / 2**20
-    said = f"{train.nnz:,} interactions in {mib:.0f} MiB"
-    own = {"ids": ids, "rows": rows, "figures": figures, "said": said}
-    parts: Any = [None] * n_processes if rank == 0 else None
-    dist.gather_object(own, parts)
-    if parts is None:
-        return
+    print(f"process {rank}: {train.nnz:,} interactions in {mib:.0f} MiB", flush=True)
+    n_users = np.count_nonzero(np.diff(test.indptr))
+    scores = evaluate(pipeline, test, train, metrics=("ndcg@10", "auc")) if n_users else {}
+    sums = n_users * torch.tensor([1.0, *scores.values()] if n_users else [0.0] * 3).double()
+    dist.all_reduce(sums)
     if options.save:
-        whole_model(pipeline, parts).save(options.save)
-    n_users, ndcg, auc = np.sum([part["figures"] for part in parts], axis=0)
-    ms, size = 1e3 / len(pipeline.history), sum(w.nbytes for w in item_weights(pipeline.model))
-    print(
-        f"{n_processes} process(es): {'; '.join(part['said'] for part in parts)}\n"
-        f"nDCG@10 {ndcg / n_users:.4f}  AUC {auc / n_users:.4f}\n"
-        f"an epoch: {ms * sum(pipeline.history.column('seconds')):.1f} ms to train, "
-        f"{ms * exchange:.1f} ms to exchange {size / 2**20:.2g} MiB"
-    )
+        save_whole(pipeline, ids, options.save)
+    if rank == 0:
+        _, ndcg, auc = sums / sums[0]
+        ms, size = 1e3 / len(pipeline.history), sum(w.nbytes for w in item_weights(pipeline.model))
+        print(
+            f"nDCG@10 {ndcg:.4f}  AUC {auc:.4f}\n"
+            f"an epoch: {ms * sum(pipeline.history.column('seconds')):.1f} ms to train, "
+            f"{ms * exchange:.1f} ms to exchange {size / 2**20:.2g} MiB"
+        )
 
 
 def join() -> None:
@@ -178,22 +174,21 @@ def join() -> None:
     the dead in it. Only its port is told there; a port of the dead isn't answered.
     """
     rank, n_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    store: dist.Store | None = dist.HashStore() if "RANK" not in os.environ else None
-    if store is None:
+    store: dist.Store | None = dist.HashStore() if n_processes == 1 else None
+    while store is None:
         host, short = os.environ["MASTER_ADDR"], timedelta(seconds=2)
         board = dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False)
         if rank == 0:
             store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
             board.set("nmf_helpers/port", str(store.port))
-        while store is None:
-            with suppress(dist.DistError):
-                port = int(board.get("nmf_helpers/port"))
-                store = dist.TCPStore(host, port, is_master=False, timeout=short)
-        store.set_timeout(timedelta(minutes=30))
+            break
+        with suppress(dist.DistError):
+            port = int(board.get("nmf_helpers/port"))
+            store = dist.TCPStore(host, port, is_master=False, timeout=short)
+    store.set_timeout(timedelta(minutes=30))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=n_processes)
 
 
-@report_errors  # torchrun then names the process that failed, and prints its traceback
 def main() -> None:
     """Read the command line and train in the processes that torchrun has started, or in one."""
     parser = argparse.ArgumentParser(prog="nmf_helpers.distributed")
@@ -201,7 +196,6 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=-np.inf, help="least rating that counts")
     parser.add_argument("--columns", nargs=3, default=["userId", "movieId", "rating"])
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", metavar="FOLDER", help="of all machines, to go on from")
     parser.add_argument("--save", metavar="FILE", help="the whole model, for Pipeline.load")
     options = parser.parse_args()

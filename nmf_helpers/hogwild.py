@@ -29,6 +29,10 @@ from nmf_helpers.history import Record
 from nmf_helpers.interactions import Interactions, batches
 from nmf_helpers.training import Diverged, Evaluate, Step, set_rates, train_epoch
 
+# A server that has imported PyTorch once, from which workers fork in a moment, where the system has
+# it; else a new Python for each. ("fork" hangs if PyTorch has used threads.)
+METHOD = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
+
 
 class WorkerError(RuntimeError):
     """A worker process raised, died or went silent."""
@@ -37,8 +41,7 @@ class WorkerError(RuntimeError):
 def train_hogwild(
     model: nn.Module, dataset: Interactions, make_step: Callable[[nn.Module], Step], *,
     n_workers: int, rates: Callable[[int], Mapping[str, Any]], start_epoch: int = 1,
-    evaluate: Evaluate | None = None, seed: int = 0, start_method: str | None = None,
-    timeout: float = 600.0,
+    evaluate: Evaluate | None = None, seed: int = 0, timeout: float = 600.0,
 ) -> Generator[Record, None, None]:  # fmt: skip
     """Train a model in several processes at once, yielding a record per epoch when asked for one.
 
@@ -63,15 +66,15 @@ def train_hogwild(
     shards = order.chunk(n_workers)  # fewer than n_workers when there are fewer samples
     dataset = copy.copy(dataset)
     dataset.generator = None  # each worker makes its own
-    start_method = _start_method(start_method)
-    if start_method != "fork":  # which sends nothing
-        _check_sendable((model, dataset, make_step, order))
+    _check_sendable((model, dataset, make_step, order))
     model.share_memory()
     pipes, ends = zip(*(mp.Pipe() for _ in shards), strict=True)
     job = (ends, 1000 * (1000 * seed + start_epoch), model, dataset, make_step, order)
     processes: list[Any] = []
+    if METHOD == "forkserver":
+        mp.get_context(METHOD).set_forkserver_preload([__name__, "nmf_helpers.bpr"])
     try:
-        workers = mp.start_processes(_work, job, len(shards), False, True, start_method)  # daemons
+        workers = mp.start_processes(_work, job, len(shards), False, True, METHOD)  # daemons
         processes = workers.processes
         _answers(pipes, workers, timeout)  # started, data unpacked
         for epoch in count(start_epoch):
@@ -119,19 +122,6 @@ def _end_with_parent() -> None:
     """Wait for the parent's death, and follow it, even in the middle of an epoch."""
     wait([parent_process().sentinel])  # type: ignore[union-attr]
     os._exit(1)
-
-
-def _start_method(wanted: str | None) -> str:
-    """Return how processes are started: if not said otherwise, the fastest way that never hangs.
-
-    Where there is a "forkserver", the first call starts it, it imports PyTorch, and workers fork
-    from it in a moment. "spawn" is a new Python for each; "fork" hangs if PyTorch used threads.
-    """
-    if "forkserver" not in mp.get_all_start_methods():
-        return wanted or "spawn"
-    preloaded = [__name__, "nmf_helpers.bpr"]  # PyTorch and NumPy with them
-    mp.get_context("forkserver").set_forkserver_preload(preloaded)
-    return wanted or "forkserver"
 
 
 class _Inventory(ForkingPickler):
@@ -183,14 +173,9 @@ def _answers(pipes: Sequence[Connection], workers: mp.ProcessContext, timeout: f
                 raise WorkerError(f"hogwild worker {rank} did not answer within {timeout:g} s")
             try:
                 workers.join(0)
-            except mp.ProcessRaisedException as error:
-                raise WorkerError(f"a hogwild worker failed: {error}") from None
-            except mp.ProcessExitedException as error:
-                raise WorkerError(
-                    f"hogwild {error}. SIGKILL is often for lack of memory; exit code 1 at the "
-                    'start means that a script does not train under if __name__ == "__main__":, '
-                    "which it must, since each worker imports the script anew"
-                ) from None
+            except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+                hint = "SIGKILL is often for lack of memory"
+                raise WorkerError(f"a hogwild worker failed ({hint}): {error}") from None
     answers = [pipe.recv() for pipe in pipes]
     for answer in answers:
         if isinstance(answer, Diverged):

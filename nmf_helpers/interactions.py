@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nmf_helpers.checks import check_matrix, check_number, pattern
 
@@ -74,11 +74,10 @@ class PairwiseInteractions(Interactions):
     the r-th free item. The free items before position a_j, the user's j-th entry, number a_j - j,
     so the r-th free item is r plus the count of entries with a_j - j <= r: one binary search.
 
-    A 0 that `matrix` stores is no positive. What `exclude` stores, of the same shape, is not drawn
-    as a negative either, whatever its value: the training matrix when `matrix` is held out.
-    `generator` draws (by default a fresh one, seeded with 0). A user with positives and no item
-    left for a negative is a ValueError or, with `skip_full`, left out, as the metrics do; an entry
-    below 0 is a ValueError.
+    A 0 that `matrix` stores is no positive, a number below 0 a ValueError. No entry of `exclude`,
+    whatever its value, is drawn either: the training matrix when `matrix` is held out. The
+    `generator` draws; by default it is a fresh one, seeded with 0. A user with positives but no
+    item left for a negative is a ValueError or, with `skip_full`, left out as in the metrics.
     """
 
     def __init__(
@@ -96,22 +95,21 @@ class PairwiseInteractions(Interactions):
             taken.sort_indices()
         degree = np.diff(taken.indptr)
         is_full = (degree == taken.shape[1]) & (np.diff(csr.indptr) > 0)  # (n_users,)
+        if is_full.any() and not skip_full:
+            raise ValueError(
+                f"user {is_full.argmax()} has interacted with all {csr.shape[1]} items, so there "
+                f"is no negative to draw ({is_full.sum()} such users): remove those rows"
+            )
         if is_full.any():
-            if not skip_full:
-                raise ValueError(
-                    f"user {is_full.argmax()} has interacted with all {csr.shape[1]} items, so "
-                    f"there is no negative to draw ({is_full.sum()} such user(s)): remove those "
-                    "rows from the matrix"
-                )
             csr = sp.diags_array(~is_full, dtype=csr.dtype) @ csr
             csr.eliminate_zeros()
         super().__init__(csr)
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
         self._free = torch.from_numpy(self.n_items - degree.astype(np.int64))  # (n_users,)
         self._start = torch.from_numpy(taken.indptr.astype(np.int64))  # (n_users + 1,)
-        # One sorted array for all users: the user's number times n_items, plus a_j - j, where j
-        # is the entry's place in the array less the place where the user's entries start.
-        # Summed in place, because at 20 million entries each temporary array is 160 MB.
+        # One sorted array for all users: the user's number times n_items, plus a_j - j, where j is
+        # the entry's place less that of the user's first. Summed in place: at 20 million entries
+        # each temporary array is 160 MB.
         keys = np.repeat(np.arange(self.n_users) * self.n_items + taken.indptr[:-1], degree)
         keys += taken.indices
         keys -= np.arange(taken.nnz, dtype=taken.indptr.dtype)
@@ -167,12 +165,9 @@ class BatchIndices(Sampler[Tensor]):
 
 
 def batches(
-    dataset: Interactions | Subset[Batch],
-    batch_size: int,
-    generator: torch.Generator,
-    device: str | torch.device = "cpu",
+    dataset: Any, batch_size: int, generator: torch.Generator, device: str | torch.device = "cpu"
 ) -> DataLoader[Batch]:
-    """Return an ordinary DataLoader over shuffled batches of a dataset, or of a shard of it.
+    """Return an ordinary DataLoader over shuffled batches of a dataset above, or of a part of it.
 
     With ``batch_size=None`` the loader passes each index *tensor* straight to the dataset,
     instead of a Python list of a thousand numbers to be looked up one by one.

@@ -97,10 +97,12 @@ def alive(processes):
 
 HOGWILD = f"""
     import multiprocessing, sys
+    import nmf_helpers.hogwild
     sys.path.insert(0, {str(ROOT / "tests")!r})
     from workers import hogwild, model
+    nmf_helpers.hogwild.METHOD = "spawn"
     trained = model()
-    for record in hogwild(trained, n_epochs=N_EPOCHS, start_method="spawn"):
+    for record in hogwild(trained, n_epochs=N_EPOCHS):
         print("epoch", record["epoch"], flush=True)
     print("left:", multiprocessing.active_children())
 """

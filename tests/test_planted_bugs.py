@@ -160,7 +160,7 @@ BUGS = {
         "test_pipeline.py::test_the_seed_decides_the_weights_before_training_too",
     ),
 }
-FORK = (hogwild, "_start_method", lambda _: "fork")
+FORK = (hogwild, "METHOD", "fork")
 if "fork" in METHODS:  # only a forked worker meets a bug that its parent has
     BUGS |= {
         "hogwild workers with one random state": (

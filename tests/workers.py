@@ -23,15 +23,13 @@ def model():
     return BiasedMF(*TRAIN.shape, 4, sparse=True, init_std=0.1)
 
 
-def hogwild(
-    model, dataset=None, *, loss=bpr_loss, lr=0.05, batch_size=32, step=None, n_epochs=3, **changes
-):
-    step = {"optimizer": "row_sgd", "reduction": "sum", "loss": loss, "lr": lr} | (step or {})
+def hogwild(model, dataset=None, *, loss=bpr_loss, lr=0.05, batch_size=32, n_epochs=3, **changes):
     rates = {"lr": lr, "weight_decay": 0.0, "batch_size": batch_size}
+    step = {"optimizer": "row_sgd", "reduction": "sum"} | changes.pop("step", {})
+    step = partial(GradientStep, loss=loss, lr=lr, **step)
     changes = {"n_workers": 2, "timeout": 30, "rates": lambda epoch: rates} | changes
-    dataset = PairwiseInteractions(TRAIN) if dataset is None else dataset
-    records = train_hogwild(model, dataset, partial(GradientStep, **step), **changes)
-    return records if n_epochs is None else islice(records, n_epochs)
+    records = train_hogwild(model, dataset or PairwiseInteractions(TRAIN), step, **changes)
+    return islice(records, n_epochs) if n_epochs else records
 
 
 class Telltale(PairwiseInteractions):
