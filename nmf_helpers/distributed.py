@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -43,6 +44,7 @@ SETTINGS: dict[str, Any] = {
     "loss": "bpr", "step": "by_hand", "sparse": True, "n_factors": 64, "init_std": 0.1,
     "batch_size": 2048, "lr": 0.05, "lr_schedule": "linear", "weight_decay": 0.02,
 }  # fmt: skip
+METRICS = "ndcg@10", "auc"
 HELD_OUT = 10  # interactions of each user that has more
 CHUNK = 1_000_000  # rows of a CSV file that are held at a time
 
@@ -152,9 +154,9 @@ def run(options: argparse.Namespace) -> None:
     mib = psutil.Process().memory_info().rss / 2**20
     print(f"process {rank}: {train.nnz:,} interactions in {mib:.0f} MiB", flush=True)
     n_users = np.count_nonzero(np.diff(test.indptr))
-    scores = evaluate(pipeline, test, train, metrics=("ndcg@10", "auc")) if n_users else {}
-    sums = n_users * torch.tensor([1.0, *scores.values()] if n_users else [0.0] * 3).double()
-    dist.all_reduce(sums)
+    found = evaluate(pipeline, test, train, METRICS) if n_users else {}
+    figures = [n_users, *(n_users * found.get(name, 0.0) for name in METRICS)]
+    dist.all_reduce(sums := torch.tensor(figures, dtype=torch.float64))
     if options.save:
         save_whole(pipeline, ids, options.save)
     if rank == 0:
@@ -176,16 +178,16 @@ def join() -> None:
     rank, n_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     store: dist.Store | None = dist.HashStore() if n_processes == 1 else None
     while store is None:
-        host, short = os.environ["MASTER_ADDR"], timedelta(seconds=2)
+        host, patience = os.environ["MASTER_ADDR"], timedelta(minutes=30)
         board = dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False)
         if rank == 0:
-            store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+            store = dist.TCPStore(host, 0, None, True, patience, wait_for_workers=False)
             board.set("nmf_helpers/port", str(store.port))
             break
-        with suppress(dist.DistError):
+        with suppress(OSError):
             port = int(board.get("nmf_helpers/port"))
-            store = dist.TCPStore(host, port, is_master=False, timeout=short)
-    store.set_timeout(timedelta(minutes=30))
+            socket.create_connection((host, port), timeout=2).close()
+            store = dist.TCPStore(host, port, None, False, patience)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=n_processes)
 
 
