@@ -180,14 +180,11 @@ def join() -> None:
     while store is None:
         host, patience = os.environ["MASTER_ADDR"], timedelta(minutes=30)
         board = dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False)
-        if rank == 0:
-            store = dist.TCPStore(host, 0, None, True, patience, wait_for_workers=False)
-            board.set("nmf_helpers/port", str(store.port))
-            break
         with suppress(OSError):
-            port = int(board.get("nmf_helpers/port"))
-            socket.create_connection((host, port), timeout=2).close()
-            store = dist.TCPStore(host, port, None, False, patience)
+            if port := int(board.get("port")) if rank else 0:  # 0: the first opens any that is free
+                socket.create_connection((host, port), timeout=2).close()
+            store = dist.TCPStore(host, port, None, rank == 0, patience, wait_for_workers=False)
+            board.set("port", str(store.port))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=n_processes)
 
 

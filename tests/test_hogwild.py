@@ -18,7 +18,6 @@ import numpy as np
 import psutil
 import pytest
 import scipy.sparse as sp
-import torch
 import workers
 from torch.nn import functional as F
 from workers import TRAIN, hogwild, model
@@ -26,7 +25,6 @@ from workers import TRAIN, hogwild, model
 from nmf_helpers import hogwild as module
 from nmf_helpers.interactions import Interactions, PairwiseInteractions
 from nmf_helpers.models import BiasedMF
-from nmf_helpers.pipeline import Pipeline
 from nmf_helpers.training import Diverged
 
 METHODS = multiprocessing.get_all_start_methods()  # Windows has spawn only
@@ -121,17 +119,6 @@ def test_the_parent_evaluates_between_epochs():
     assert 0 < biases[0] < biases[1] < biases[2]  # the workers' updates arrive in the parent
 
 
-def test_the_pipeline_trains_hogwild_and_may_change_its_rate_meanwhile():
-    settings = {"loss": "bpr", "sparse": True, "step": "by_hand", "lr": 0.05, "n_epochs": 3}
-    pipeline = Pipeline(TRAIN, n_workers=2, **settings, batch_size=64, n_factors=4)
-    factors = [pipeline.model.item_factors.weight.detach().clone()]
-    for _ in pipeline.epochs():
-        factors.append(pipeline.model.item_factors.weight.detach().clone())
-        pipeline.lr = 1e-12
-    assert not torch.allclose(factors[0], factors[1])
-    assert torch.allclose(factors[1], factors[3])
-
-
 # --- How they end -----------------------------------------------------------------------------
 
 
@@ -211,14 +198,6 @@ def test_a_worker_that_fails_ends_the_run_with_the_reason(loss, says, timeout, t
     assert processes() == set()
     assert np.isfinite(trained.score_matrix()).all()
     list(hogwild(trained))  # the parent's model trains on
-
-
-def test_a_worker_killed_between_epochs_is_reported():
-    records = hogwild(model(), n_epochs=None)
-    next(records)
-    os.kill(min(processes()), signal.SIGKILL)
-    with pytest.raises(module.WorkerError, match="terminated with signal SIGKILL"):
-        next(records)
 
 
 def test_divergence_in_a_worker_is_called_so_and_says_what_to_do():

@@ -100,16 +100,27 @@ def test_a_stored_zero_is_a_rating_and_excludes_but_is_no_positive():
 # --- Positives and batches --------------------------------------------------------------------
 
 
-def test_the_dataset_holds_the_matrix_entry_by_entry():
-    train, _ = ratings()
-    dataset = Interactions(train)
-    assert len(dataset) == train.nnz
-    (users, items), values = dataset[torch.arange(len(dataset))]
-    assert (users.dtype, items.dtype, values.dtype) == (torch.int64, torch.int64, torch.float32)
+@pytest.mark.parametrize("batch_size", [1, 7, 10**12])
+def test_an_epoch_of_batches_is_the_matrix_entry_by_entry(batch_size):
+    train, _ = ratings(12, 8)
+    users, items, values = [], [], []
+    for batch in batches(Interactions(train), batch_size, generator()):
+        for part, seen in zip((*batch[0], batch[1]), (users, items, values), strict=True):
+            seen += part.tolist()
+    assert len(values) == train.nnz
     rebuilt = sp.csr_matrix((values, (users, items)), shape=train.shape)
     np.testing.assert_allclose(rebuilt.toarray(), train.toarray(), rtol=1e-6)
-    (user, item), value = Interactions([[0.0, 0], [0, 4]])[0]
-    assert (user.item(), item.item(), value.item()) == (1, 1, 4)
+    with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1"):
+        batches(Interactions(train), 0, generator())
+
+
+def test_one_entry_or_several_can_be_looked_up():
+    dataset = Interactions([[0.0, 0], [3, 4]])
+    (users, items), values = dataset[torch.tensor([1, 0])]
+    assert (users.tolist(), items.tolist(), values.tolist()) == ([1, 1], [1, 0], [4, 3])
+    assert (users.dtype, items.dtype, values.dtype) == (torch.int64, torch.int64, torch.float32)
+    (user, item), value = dataset[0]
+    assert (user.item(), item.item(), value.item()) == (1, 0, 3)
 
 
 @pytest.mark.parametrize("dataset", [Interactions, PairwiseInteractions])
@@ -158,36 +169,18 @@ def test_a_large_walk_deals_each_sample_to_any_part(monkeypatch):
     assert chisquare(counts, axis=None, ddof=len(counts) - 1).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 10**12])
-def test_an_epoch_of_batches_is_the_whole_dataset(batch_size):
-    train, _ = ratings(12, 8)
-    loader = batches(Interactions(train), batch_size, generator())
-    seen = np.zeros(train.shape)
-    for (users, items), values in loader:
-        assert users.shape == items.shape == values.shape
-        np.add.at(seen, (users.numpy(), items.numpy()), values.numpy())
-    np.testing.assert_allclose(seen, train.toarray(), rtol=1e-6)
-    with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1"):
-        batches(Interactions(train), 0, generator())
-
-
 def test_batches_repeat_with_the_generator_and_leave_torchs_own_alone():
     def first_two(seed):
-        loader = batches(PairwiseInteractions(likes()[0], generator=generator(seed)), 50,
-                         generator(seed))  # fmt: skip
-        one, two = iter(loader), iter(loader)
-        return [torch.stack([users, *pair]) for (users, pair), _ in (next(one), next(two))]
+        dataset = PairwiseInteractions(likes()[0], generator=generator(seed))
+        loader = batches(dataset, 10**9, generator(seed))
+        return [next(iter(loader))[0] for _ in range(2)]
 
     before = torch.get_rng_state()
-    (first, second), again, other = first_two(1), first_two(1), first_two(2)
+    (_, (positives, negatives)), (_, (again, others)) = first_two(1)
+    assert torch.equal(positives, again) and not torch.equal(negatives, others)  # each time new
+    assert torch.equal(negatives, first_two(1)[0][1][1])
+    assert not torch.equal(negatives, first_two(2)[0][1][1])
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first, again[0]) and torch.equal(second, again[1])
-    assert not torch.equal(first, second) and not torch.equal(first, other[0])
-
-
-def test_negatives_are_new_at_each_look():
-    dataset, index = PairwiseInteractions(likes()[0]), torch.arange(50)
-    assert not torch.equal(dataset[index][0][1][1], dataset[index][0][1][1])
 
 
 def test_batches_are_moved_to_the_device():
