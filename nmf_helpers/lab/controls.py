@@ -12,7 +12,7 @@ import numpy as np
 import traitlets
 from IPython.display import publish_display_data
 
-from nmf_helpers.checks import check_number, nearest
+from nmf_helpers.checks import nearest
 from nmf_helpers.lab.curves import DARK, still
 
 PAGE = DARK + files(__package__).joinpath("page.html").read_text("utf-8")  # how labs look
@@ -48,33 +48,6 @@ class Picture(widgets.Image):
         self.add_class("nmf-picture")
 
 
-class LogSlider(widgets.HBox):
-    """A slider over ten round values a decade, beside a box for the exact value, 0 included."""
-
-    value, min, max = traitlets.Float(), 0.0, 1e9
-
-    def __init__(self, low: float, start: float, high: float) -> None:
-        first, last = (round(10 * math.log10(end)) for end in (low, high))
-        self.steps = [float(f"{10 ** (i / 10):.2g}") for i in range(first, last + 1)]
-        hushed = {"continuous_update": False, "readout": False}
-        self.slider = widgets.SelectionSlider(options=self.steps, **hushed)
-        self.box = widgets.BoundedFloatText(min=self.min, max=self.max).add_class("nmf-exact")
-        super().__init__([self.slider, self.box], value=start)
-        self.slider.observe(self._slid, "value")
-        self.box.observe(lambda change: self.set_trait("value", change.new), "value")
-
-    def _step(self) -> float:
-        return min(self.steps, key=lambda step: abs(math.log(step / max(self.value, 1e-99))))
-
-    def _slid(self, change: Any) -> None:
-        if change.new != self._step():  # else it only follows the exact value
-            self.value = change.new
-
-    @traitlets.observe("value")
-    def _valued(self, change: Any) -> None:
-        self.box.value, self.slider.value = change.new, self._step()
-
-
 def control(name: str, spec: Any) -> widgets.Widget:
     """Return a labelled widget for `spec`: a widget, a bool, a list, or (low, start, high).
 
@@ -91,30 +64,29 @@ def control(name: str, spec: Any) -> widgets.Widget:
     else:
         wanted = "a widget, True or False, a list, or (low, start, high)"
         raise TypeError(f"{name}: expected {wanted}; got {spec!r}")
-    if isinstance(made, LogSlider):
-        made.slider.description, made.box.description = name, f"exact {name}"
-    made.description = getattr(made, "description", "") or name
+    made.description = name
     return made
 
 
 def _slider(name: str, low: float, start: float, high: float) -> widgets.Widget:
     if not (low <= start <= high and low < high):
         raise ValueError(f"{name}: expected low <= start <= high, got {(low, start, high)}")
-    whole = all(isinstance(x, int) for x in (low, start, high))
-    if low > 0 and high / low >= 100 and not whole:
-        return LogSlider(low, float(start), high)
     # Told on release only: of a value for every pixel, the last would arrive after a quick press.
-    options = {"value": start, "min": low, "max": high, "continuous_update": False}
-    if whole:
-        return widgets.IntSlider(**options)
-    return widgets.FloatSlider(step=float(f"{(high - low) / 100:.1g}"), **options)
+    options = {"value": start, "continuous_update": False}
+    if all(isinstance(x, int) for x in (low, start, high)):
+        return widgets.IntSlider(min=low, max=high, **options)
+    if low > 0 and high / low >= 100:
+        ends = {"min": math.log10(low), "max": math.log10(high)}
+        return widgets.FloatLogSlider(**ends, readout_format=".3", **options)
+    step = float(f"{(high - low) / 100:.1g}")
+    return widgets.FloatSlider(min=low, max=high, step=step, **options)
 
 
 USUAL: dict[str, Callable[[Any], Any]] = {  # what a number becomes, for every training loop
     "lr": lambda lr: (lr / 100, float(lr), lr * 100),
-    "weight_decay": lambda weight_decay: LogSlider(1e-7, float(weight_decay), 1.0),  # or 0
+    "weight_decay": lambda weight_decay: (1e-7, float(weight_decay), 1.0),
     "n_epochs": lambda n_epochs: (1, n_epochs, 5 * n_epochs),
-    "seed": lambda seed: widgets.BoundedIntText(seed, min=0, max=2**31 - 1),
+    "seed": lambda seed: widgets.BoundedIntText(seed, max=2**31 - 1),
 }
 
 
@@ -126,31 +98,27 @@ def controls(specs: Mapping[str, Any]) -> dict[str, widgets.Widget]:
 
 def check_value(name: str, widget: widgets.Widget, value: Any) -> None:
     """Raise a ValueError that says what a control takes, unless it takes exactly `value`."""
-    if hasattr(widget, "max"):
-        whole = isinstance(widget.value, int)
-        check_number(name, value, at_least=widget.min, at_most=widget.max, whole=whole)
-    elif hasattr(widget, "options"):
-        nearest(name, str(value), (str(v) for _, v in widget._options_full))
+    if hasattr(widget, "options"):
+        nearest(name, str(value), map(str, widget.options))
     try:
         if (taken := widget.traits()["value"]._validate(widget, value)) != value:
-            raise traitlets.TraitError(f"the control makes {taken!r} of it")
+            raise traitlets.TraitError(f"the nearest that the control takes is {taken!r}")
     except traitlets.TraitError as error:
         raise ValueError(f"{name} can't be {value!r}: {error}") from error
 
 
 def spread(widget: widgets.Widget) -> list[Any]:
     """Return up to four telling values of a control, for a sweep."""
-    if isinstance(widget, LogSlider):
-        middle = widget.value or math.sqrt(widget.steps[0] * widget.steps[-1])
-        first = middle / 10 if widget.value else 0.0
-        return [float(f"{v:.2g}") for v in (first, middle / 3, middle, middle * 3)]
-    if isinstance(widget.value, bool):
+    value = widget.value
+    if isinstance(widget, widgets.FloatLogSlider):
+        return [float(f"{v:.2g}") for v in (value / 10, value / 3, value, value * 3)]
+    if isinstance(value, bool):
         return [False, True]
     if hasattr(widget, "options"):
-        return [value for _, value in widget._options_full[:4]]
+        return [*widget.options[:4]]
     if isinstance(widget, widgets.BoundedIntText):
-        return [widget.value + i for i in range(4)]
-    if isinstance(widget.value, int):
+        return [value + i for i in range(4)]
+    if isinstance(value, int):
         return sorted({round(v) for v in np.geomspace(max(widget.min, 1), widget.max, 4).tolist()})
     return [round(v, 6) for v in np.linspace(widget.min, widget.max, 4).tolist()]
 

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any
 
 import matplotlib.style
-import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -29,7 +28,6 @@ COLOURS = ("#0072B2", "#D55E00", "#007F5C", "#A3558B", "#9A6700", "#3F87B5")
 BLUE, VERMILION = COLOURS[:2]
 HALO = [withStroke(linewidth=3, foreground="white")]  # keeps words legible across lines
 DASHES = ["-.", (0, (1, 2)), (0, (8, 2, 1, 2, 1, 2)), (0, (6, 1)), (0, (4, 1, 1, 1))]
-PARTS = {"test": "test", "train": "training"}  # how a metric's name begins; others: validation
 # Ours, whatever a reader's matplotlibrc or style sheet says.
 STYLE = str(files(__package__) / "course.mplstyle")
 OURS: Any = matplotlib.rc_params_from_file(STYLE, False, False)
@@ -41,7 +39,6 @@ DARK = (
 )
 
 Record = Mapping[str, Any]
-History: TypeAlias = pd.DataFrame | Iterable[Record]
 
 
 class Chart(Figure):
@@ -110,14 +107,6 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def records_of(history: History) -> list[Any]:
-    """Return a history, given as a table or as records, as a list of records."""
-    if isinstance(history, pd.DataFrame):
-        history = history.reset_index() if history.index.name == "epoch" else history
-        return history.to_dict("records")
-    return list(history)
-
-
 def column(records: Iterable[Record], name: str | None) -> list[float]:
     """Return the number called `name` of every record, NaN where there is none."""
     values = (record.get(name or "") for record in records)
@@ -143,42 +132,39 @@ def pick_metric(record: Record, metric: str | None, train_metric: str | None) ->
     A ValueError says that the record has no such number, or no epoch, and what it has.
     """
     numbers = [name for name, value in record.items() if isinstance(value, Real)]
-    others = sorted({*numbers} - {"epoch", "seconds"}, key=numbers.index)
-    rank = lambda name: (name == train_metric, not name.endswith("_loss"))  # noqa: E731
-    picked = metric or min(others, key=rank, default="")
-    for name, called in (("epoch", "'epoch'"), (picked, f"metric {picked!r}")):
-        if name not in numbers:
-            called = called.removesuffix(" ''")
-            raise ValueError(f"no {called} in a record, which has the numbers {numbers}")
+    others = [name for name in numbers if name not in ("epoch", "seconds")]
+    rank = {name: (name == train_metric, not name.endswith("_loss")) for name in others}
+    picked = metric or min(others, key=rank.__getitem__, default="")
+    wanted = {"epoch": "'epoch'", picked: f"metric {picked!r}" if picked else "metric"}
+    if missing := [called for name, called in wanted.items() if name not in numbers]:
+        raise ValueError(f"no {missing[0]} in a record, which has the numbers {numbers}")
     return picked
 
 
 class LossCurves(Chart):
     """Training and validation curves of one run, with baselines and earlier runs.
 
-    A history is a table or records with "epoch" and the columns `metric` and `train_metric`, chosen
-    by `pick_metric` if not named; `show` gives it another. A small `metric` is good as it is named,
-    or as `lower_is_better` says. `baseline`, (name, value) or a dict, are lines that a model must
-    pass; `ghosts`, (label, history) or a dict, earlier runs. `ylabel` is what is measured with its
-    unit: "RMSE (stars)". `n_epochs` and `ylim` fix the axes, which otherwise fit the data; `digits`
-    are the decimals in labels and alt text.
+    `history` has a record an epoch, with "epoch" and the numbers `metric` and `train_metric`, or
+    what `pick_metric` chooses; `show` gives it another. A small `metric` is good as it is named, or
+    as `lower_is_better` says. `baseline`, (name, value) or a dict, are lines that a model must
+    pass; `ghosts` are histories of earlier runs by label. `ylabel` is what is measured with its
+    unit: "RMSE (stars)". The axis has room for `n_epochs`; `digits` are the decimals of labels.
     """
 
     @as_written()
     def __init__(
-        self, history: History = (), *, metric: str | None = None,
+        self, history: Iterable[Record] = (), *, metric: str | None = None,
         train_metric: str | None = "train_loss", lower_is_better: bool | None = None,
         baseline: tuple[str, float] | Mapping[str, float] | None = None,
-        ghosts: Mapping[str, History] | Iterable[tuple[str, History]] = (),
-        ylabel: str = "loss", title: str = "", n_epochs: int | None = None,
-        ylim: tuple[float, float] | None = None, digits: int = 3,
+        ghosts: Mapping[str, Iterable[Record]] | None = None, ylabel: str = "loss",
+        title: str = "", n_epochs: int = 0, digits: int = 3,
     ) -> None:  # fmt: skip
         super().__init__(height=4.3)
         self.set_layout_engine(None)
         self.metric, self.train_metric, self._said = metric or "", train_metric, lower_is_better
-        self.n_epochs, self.ylim, self._number = n_epochs, ylim, f"{{:.{digits}f}}".format
+        self.n_epochs, self._number = n_epochs, f"{{:.{digits}f}}".format
         self.baselines = dict([baseline] if isinstance(baseline, tuple) else baseline or {})
-        self.ghosts = {label: runs for label, h in dict(ghosts).items() if (runs := records_of(h))}
+        self.ghosts = {label: runs for label, run in (ghosts or {}).items() if (runs := [*run])}
         self._labels = {"ylabel": ylabel, "title": shorten(title, 80)}
         self.quantity = ylabel.split(" (")[0]
         self._draw_what_stays()
@@ -189,8 +175,7 @@ class LossCurves(Chart):
         """Draw baselines, ghosts and legend, and make the lines that move."""
         self.clear()
         self.train_metric = None if self.train_metric == self.metric else self.train_metric
-        # The test part is looked at, not chosen by: no epoch of it is called the best.
-        self.part = PARTS.get(self.metric.split("_")[0], "validation")
+        self.part = "test" if self.metric.startswith("test") else "validation"
         self.lower = lower_is_better(self.metric or "loss", self._said)
         self._background, self._settled = None, (math.inf, -math.inf)
         self.ax = ax = self.subplots()
@@ -202,8 +187,8 @@ class LossCurves(Chart):
         (self.train,) = ax.plot([], [], "--", color=VERMILION, lw=2, label=label, **moving)
         label = f"{self.part} {self.quantity}"
         (self.validation,) = ax.plot([], [], "-", color=BLUE, lw=2.4, label=label, **moving)
-        label = "last epoch" if self.part == "test" else "best epoch"
-        (self.best,) = ax.plot([], [], "D", color=BLUE, ms=8, mec="white", label=label, **moving)
+        look = {"color": BLUE, "ms": 8, "mec": "white", "label": "best epoch"}
+        (self.best,) = ax.plot([], [], "D", **look, **moving)
         self.note = ax.annotate(
             "", (0, 0), (0, 12), textcoords="offset points", ha="center", color=BLUE,
             annotation_clip=False, bbox={"fc": "white", "ec": "none", "pad": 0.8}, **moving,
@@ -221,9 +206,9 @@ class LossCurves(Chart):
         self.subplots_adjust(0.13, 0.15 + 0.052 * rows, 0.985, 0.94)
         self.legend(loc="lower center", ncols=2, columnspacing=1.5, labelspacing=0.25)
 
-    def show(self, history: History) -> "LossCurves":  # type: ignore[override]
+    def show(self, history: Iterable[Record]) -> "LossCurves":  # type: ignore[override]
         """Draw `history` from now on; the axes move only if it would not fit."""
-        records, ghosts = records_of(history), self.ghosts.values()
+        records, ghosts = list(history), self.ghosts.values()
         if records and not {"epoch", self.metric} <= records[0].keys():
             self.metric = pick_metric(ChainMap(*records), self.metric, self.train_metric)
             self._draw_what_stays()
@@ -231,13 +216,12 @@ class LossCurves(Chart):
         epochs, followed, train = (column(records, name) for name in names)
         self.validation.set_data(epochs, followed)
         self.train.set_data(epochs, train)
-        chosen = records[-1:] if self.part == "test" else records
-        best = best_record(chosen, self.metric, self._said)
+        best = best_record(records, self.metric, self._said)
         x, y = (best["epoch"], best[self.metric]) if best else (math.nan, math.nan)
         self.best.set_data([x], [y])
-        end = max([*epochs, *(e for run in ghosts for e in column(run, "epoch")), 2])
-        end = max(end, self.n_epochs or 0)
-        low, high = self.ylim or self._limits([*followed, *train])
+        past = [epoch for run in ghosts for epoch in column(run, "epoch")]
+        end = max([2, self.n_epochs, *epochs, *past])
+        low, high = self._limits([*followed, *train])
         below = self.lower and y > low + 0.1 * (high - low)  # else it would cover the axis
         side = "right" if x > 0.95 * end else "left" if x < 0.05 * end else "center"
         self.note.set(text=self._number(y) if best else "", ha=side)
@@ -280,8 +264,7 @@ class LossCurves(Chart):
         moved = "stays at" if number(start) == number(end) else moved
         text = f"{self.part.capitalize()} {quantity} {moved} {number(end)} over epochs "
         text += f"{finite[0]['epoch']:.0f} to {finite[-1]['epoch']:.0f}"
-        # A test score isn't picked; and of two that print alike, which is lower is chance.
-        if self.part != "test" and number(best[self.metric]) != number(end):
+        if number(best[self.metric]) != number(end):  # else which is lower is chance
             extreme = "lowest" if self.lower else "highest"
             text += f", {extreme} {number(best[self.metric])} at epoch {best['epoch']:.0f}"
         if math.isfinite(trained := column(finite[-1:], self.train_metric)[0]):

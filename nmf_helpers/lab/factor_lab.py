@@ -6,25 +6,24 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from nmf_helpers.lab.controls import Lab, Picture, box, control, literal, spoken
+from nmf_helpers.lab.controls import Lab, Picture, box, literal, spoken
 from nmf_helpers.lab.curves import COLOURS, FAINT, HALO, INK, Chart, as_written, shorten
 from nmf_helpers.lab.items import Items
 
-N_NAMED = 60  # films tried to be named on the map
+N_SHOWN, N_NAMED = 400, 60  # of the most rated films: on the map, and tried to be named there
+USUAL = "Horror", "Children"  # genres that are marked at first, where there are such films
 
 
 class FactorLab(Lab):
-    """A map of films by what a model learned about them.
+    """A map of the most rated films by what a model learned about them.
 
     `movies` and `popularity` are as in `Items`; `after` and, optionally, `before` training are the
-    items' vectors, shape (n_items, n_factors). At first the `n_items` most rated films are on the
-    map, and two `genres` are marked.
+    items' vectors, shape (n_items, n_factors).
     """
 
     def __init__(
         self, movies: pd.DataFrame, popularity: np.ndarray, after: np.ndarray,
-        before: np.ndarray | None = None, *, n_items: int = 400,
-        genres: tuple[str, str] = ("Horror", "Children"),
+        before: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         self.items, n = Items(movies, popularity), len(movies)
         given = {"before training": before, "after training": after}
@@ -37,16 +36,14 @@ class FactorLab(Lab):
         k = min(v.shape[1] for v in self._vectors.values())
         axes += [(f"factor {i + 1}", i) for i in range(k)]
         every = ["none", *sorted({g for some in self.items.genres for g in some.split(", ") if g})]
-        menu, most = widgets.Dropdown, min(2000, n)
+        menu, marked = widgets.Dropdown, [g if g in every else "none" for g in USUAL]
         self.when = menu(options=[*self._vectors], value="after training", description="when")
         self.across = menu(options=axes, value=-1, description="across")
         self.up = menu(options=axes, value=-2, description="up")
-        firsts = [g if g in every else "none" for g in genres]
-        self.genres = [menu(options=every, value=g, description="marked") for g in firsts]
+        self.genres = [menu(options=every, value=g, description="marked") for g in marked]
         self.query = widgets.Text(description="name", placeholder="part of a title")
-        self.n_items = control("films", (2, min(n_items, most), most))
         self.ends, self.picture = widgets.HTML(), Picture()
-        controls = [self.when, self.across, self.up, *self.genres, self.query, self.n_items]
+        controls = [self.when, self.across, self.up, *self.genres, self.query]
         for each in controls:
             each.observe(lambda _: self._refresh(), "value")
         left = box("controls", *controls, self.ends.add_class("nmf-wide"))
@@ -56,21 +53,21 @@ class FactorLab(Lab):
     def __repr__(self) -> str:
         return "FactorLab(a map of films)"
 
-    def points(self) -> tuple[list[int], np.ndarray]:
+    def points(self, when: str | None = None) -> tuple[list[int], np.ndarray]:
         """Return the films on the map and where they are, shape (n, 2)."""
-        items = self.items.by_popularity[: self.n_items.value]
-        vectors = self._vectors[self.when.value][items]  # (n, n_factors)
+        items = self.items.by_popularity[:N_SHOWN]
+        vectors = self._vectors[when or self.when.value][items]  # (n, n_factors)
         directions, chosen = project(vectors), (self.across.value, self.up.value)  # (n, 2)
         columns = [directions[:, -1 - c] if c < 0 else vectors[:, c] for c in chosen]
         return items, np.stack(columns, axis=1)
 
     @as_written()
-    def figure(self) -> Chart:
-        """Return the map as an ordinary figure."""
-        items, points = self.points()
+    def figure(self, when: str | None = None) -> Chart:
+        """Return the map, or that of "before training", as an ordinary figure."""
+        items, points = self.points(when)
         chart, where, taken = Chart(height=4.6), [], set[int]()
         ax = chart.subplots()
-        ax.set(xlabel=self.across.label, ylabel=self.up.label, title=self.when.value)
+        ax.set(xlabel=self.across.label, ylabel=self.up.label, title=when or self.when.value)
         ax.scatter(*points.T, s=9, color=FAINT, linewidths=0)
         genres = [self.items.genres[i].split(", ") for i in items]
         for menu, colour, marker in zip(self.genres, COLOURS, "os", strict=False):

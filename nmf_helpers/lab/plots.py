@@ -54,25 +54,17 @@ def sparsity(matrix: Any, *, n_users: int = 150, n_items: int = 300) -> Chart:
 
 
 @as_written()
-def learned_biases(
-    biases: np.ndarray, titles: Iterable[Any], *, n: int = 8, xlabel: str = "bias (stars)"
-) -> Chart:
+def learned_biases(biases: np.ndarray, titles: Iterable[Any], *, n: int = 8) -> Chart:
     """Draw the films with the highest and lowest of `biases`, shape (n_items,), by name."""
-    biases = np.asarray(biases, float).ravel()  # (n_items,)
-    names = [shorten(title, 45) for title in titles]  # by their place, not by a table's labels
+    biases, names = np.asarray(biases, float), [shorten(title, 45) for title in titles]
     if len(names) != len(biases):
-        both = f"{len(names)} titles for {len(biases)} items"
-        raise ValueError(f"{both}: give one each, in the same order")
-    order = np.argsort(biases, kind="stable")
-    shown = [*order[:n], *order[-n:]] if len(order) > 2 * n else [*order]
-    chart = Chart(height=0.28 * len(shown) + 1.2)
-    ax = style(chart.subplots(), xlabel=xlabel)
-    for row, item in enumerate(shown):
-        colour, marker = (BLUE, "o") if biases[item] > 0 else (VERMILION, "s")
-        ax.plot([0, biases[item]], [row, row], color=colour, lw=1.6)
-        ax.plot(biases[item], row, marker, color=colour, ms=8)
-    ax.axvline(0, color=INK, lw=1)
-    ax.set_yticks(range(len(shown)), [names[i] for i in shown])
+        raise ValueError(f"{len(names)} titles for {len(biases)} items: give one each, in order")
+    order = np.argsort(biases, kind="stable")  # (n_items,)
+    order = order if len(order) <= 2 * n else np.r_[order[:n], order[-n:]]
+    chart, rows = Chart(height=0.28 * len(order) + 1.2), range(len(order))
+    ax = style(chart.subplots(), xlabel="bias (stars)")
+    ax.barh(rows, biases[order], color=[BLUE if b > 0 else VERMILION for b in biases[order]])
+    ax.set_yticks(rows, [names[i] for i in order])
     low, high = (f"{biases[i]:+.2f} ({names[i]})" for i in (order[0], order[-1]))
     chart.alt = f"Learned film biases run from {low} to {high}."
     return chart

@@ -10,8 +10,6 @@ from typing import Any
 from nmf_helpers.lab.controls import PLAIN
 from nmf_helpers.lab.curves import best_record, count, lower_is_better, pick_metric
 
-SAME = 0.005  # scores that differ by less than half a per cent come out "the same"
-
 
 @dataclass(eq=False)
 class Run:
@@ -19,9 +17,8 @@ class Run:
 
     number: int
     settings: dict[str, Any]
+    plot: Mapping[str, Any] = field(default_factory=dict, repr=False)  # what the lab was told of it
     metric: str = ""
-    lower: bool | None = None  # whether a small metric is good, where its name does not say
-    digits: int = 3
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
     model: Any = field(default=None, repr=False)
     state: str = "training"  # then "finished", "stopped", "diverged" or "failed"
@@ -31,7 +28,7 @@ class Run:
     @property
     def best(self) -> dict[str, Any] | None:
         """The record of the best epoch, or None before the first."""
-        return best_record(self.history, self.metric, self.lower)
+        return best_record(self.history, self.metric, self.plot.get("lower_is_better"))
 
     @property
     def score(self) -> float:
@@ -41,10 +38,12 @@ class Run:
     @property
     def loss(self) -> float:
         """The score, turned so that less is better."""
-        return self.score if lower_is_better(self.metric, self.lower) else -self.score
+        lower = lower_is_better(self.metric, self.plot.get("lower_is_better"))
+        return self.score if lower else -self.score
 
-    def take(self, record: dict[str, Any], train_metric: str | None) -> None:
+    def take(self, record: dict[str, Any]) -> None:
         """Keep a record; raise if there is nothing to follow in it, or it tells of divergence."""
+        train_metric = self.plot.get("train_metric", "train_loss")
         self.metric = pick_metric(record, self.metric, train_metric)
         self.history.append(record)
         lr = self.settings.get("lr")
@@ -56,7 +55,7 @@ class Run:
 
     def __str__(self) -> str:
         best = self.best or {"epoch": math.nan}
-        return f"{self.score:.{self.digits}f} at epoch {best['epoch']:.0f}"
+        return f"{self.score:.{self.plot.get('digits', 3)}f} at epoch {best['epoch']:.0f}"
 
     def progress(self) -> str:
         """Return how far it is, as HTML."""
@@ -74,20 +73,10 @@ class Run:
         after = f"after {count(len(self.history), 'epoch')} in {self.seconds:.1f} s"
         return f"{self.state.capitalize()} {after}: best {self}."
 
-    def against(self, guess: str, previous: "Run | None") -> str:
-        """Return whether a prediction came true."""
-        if not self.best or previous is None or not previous.best:
-            return "There was no earlier run to compare with; now there is."
-        change = (self.loss - previous.loss) / (abs(previous.score) or 1)
-        came = "the same" if abs(change) < SAME else "better" if change < 0 else "worse"
-        verdict = "You were right" if came == guess else f"You said {guess}"
-        numbers = f"{self.score:.{self.digits}f} after {previous.score:.{self.digits}f}"
-        return f"{verdict}: it came out {came}, {numbers}."
-
 
 def label(settings: Mapping[str, Any], runs: Sequence[Run], *, briefly: bool = False) -> str:
     """Return what sets these settings apart; where nothing does, all that matter, or nothing."""
-    apart = [k for k in settings if any(r.settings[k] != settings[k] for r in runs)]
+    apart = [k for k in settings if any(short(r.settings[k]) != short(settings[k]) for r in runs)]
     full = [] if briefly else [k for k in settings if k not in ("seed", "n_epochs")]
     return " · ".join(f"{k} {short(settings[k])}" for k in apart or full)
 

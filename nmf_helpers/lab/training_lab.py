@@ -1,9 +1,8 @@
 """A live laboratory: sliders, a curve that draws while the model trains, a table of runs.
 
-`TrainingLab` knows a function that yields one record an epoch, and a plot; it knows no model and
-no data. Training runs in a worker thread and the buttons set an event, because the callbacks of a
-notebook wait for one another: one that trains could not hear Stop. All that is shown changes
-through widget traits, as `print` inside a thread is lost.
+Training runs in a worker thread and the buttons set an event, because the callbacks of a notebook
+wait for one another: one that trains could not hear Stop. All that is shown changes through widget
+traits, as `print` inside a thread is lost.
 """
 
 import ctypes
@@ -37,8 +36,7 @@ class TrainingLab(parts.Lab):
     dict an epoch with "epoch", `metric`, `train_metric`, and what you like. The four numbers, or
     (low, start, high), are where their controls start; None leaves a control out, and its argument.
     `controls` has further arguments of `make` as `nmf_helpers.lab.controls.control` takes them, and
-    `plot` metric, train_metric, lower_is_better, baseline, ylabel, ylim, digits, as in
-    `LossCurves`.
+    `plot` metric, train_metric, lower_is_better, baseline, ylabel, digits, as in `LossCurves`.
 
     `runs` holds each `Run` in the order of training, `controls` the widgets by name.
     """
@@ -65,20 +63,17 @@ class TrainingLab(parts.Lab):
         self.sweep_choice = widgets.Dropdown(options=names, description="to sweep")
         self.train_button = button("Train", "train as set", self.start, "play")
         self.stop_button = button("Stop", "stop, keeping model and history", self.stop, "stop")
-        reset = lambda: self._set(first)  # noqa: E731
-        self.reset_button = button("Reset", "put the controls back, keeping the runs", reset)
+        tip = "put the controls back, keeping the runs"
+        self.reset_button = button("Reset", tip, lambda: self._set(first))
         self.clear_button = button("Clear", "forget all runs", self.clear)
-        sweep = lambda: self.sweep(self.sweep_choice.value)  # noqa: E731
-        self.sweep_button = button("Sweep", "train for several values", sweep, "forward")
+        tip, sweep = "train for several values", lambda: self.sweep(self.sweep_choice.value)
+        self.sweep_button = button("Sweep", tip, sweep, "forward")
         self.train_button.button_style = "primary"
-        tip = "How will the next run come out, against the last one?"
-        guesses = ["no guess", "better", "the same", "worse"]
-        self.guess = widgets.Dropdown(options=guesses, description="my guess", tooltip=tip)
         self.status, self.progress, self.table = (widgets.HTML() for _ in range(3))
         self.picture = parts.Picture()
-        buttons = [self.train_button, self.stop_button, self.reset_button, self.clear_button]
-        more = [self.guess, self.sweep_choice, self.sweep_button]
-        left = parts.box("controls", parts.box("buttons", *buttons), *self.controls.values(), *more)
+        row = self.train_button, self.stop_button, self.reset_button, self.clear_button
+        sweeping = self.sweep_choice, self.sweep_button
+        left = parts.box("controls", parts.box("buttons", *row), *self.controls.values(), *sweeping)
         right = parts.box("view", self.status, self.progress, self.picture)
         super().__init__("training", parts.box("desk", left, right), self.table)
         self._show()
@@ -107,12 +102,10 @@ class TrainingLab(parts.Lab):
             self._set(settings)
         return self._launch([self.settings])
 
-    def sweep(self, name: str, values: Any = None) -> "TrainingLab":
-        """Train once for each value of one control, the others as they are."""
-        values = list(parts.spread(self._control(name)) if values is None else values)
-        if not values:
-            raise ValueError(f"no values of {name} to sweep")
-        return self._launch([self.settings | {name: value} for value in values])
+    def sweep(self, name: str) -> "TrainingLab":
+        """Train once for each of up to four values of one control, the others as they are."""
+        control = self.controls[nearest("control", name, self.controls)]
+        return self._launch([self.settings | {name: value} for value in parts.spread(control)])
 
     def stop(self) -> "TrainingLab":
         """End training, keeping model and history; an epoch that takes long is interrupted."""
@@ -149,11 +142,6 @@ class TrainingLab(parts.Lab):
             if not self.training:
                 self._say("Cleared. Move a slider, then press Train.")
 
-    def close(self) -> None:
-        """Stop training and remove the lab from the page."""
-        self.stop()
-        super().close()
-
     @property
     def ranking(self) -> list[Run]:
         """Runs that have a score, best first."""
@@ -174,15 +162,14 @@ class TrainingLab(parts.Lab):
 
     def figure(self) -> LossCurves:
         """Return the lab's picture as a figure: the latest run, earlier ones as ghosts."""
-        run = self.runs[-1] if self.runs else None
+        run = self.runs[-1] if self.runs else Run(0, self.settings)
         earlier = [r for r in self.runs[:-1] if r.best][-N_GHOSTS:]
-        settings = run.settings if run else self.settings
         return LossCurves(
-            run.history if run else (),
+            run.history,
             **self._plot | {"metric": self.metric},
-            n_epochs=settings["n_epochs"],
-            ghosts=[(named(r, self.runs), r.history) for r in earlier],
-            title=(f"run {run.number}: " if run else "") + label(settings, self.runs),
+            n_epochs=run.settings["n_epochs"],
+            ghosts={named(r, self.runs): r.history for r in earlier},
+            title=f"run {run.number}: " * bool(self.runs) + label(run.settings, self.runs),
         )
 
     def _launch(self, plans: list[dict]) -> "TrainingLab":
@@ -198,13 +185,10 @@ class TrainingLab(parts.Lab):
 
     def _work(self, plans: list[dict]) -> None:
         """Train once for each plan, and say what comes of it, whatever it is."""
-        self.train_button.button_style, self.stop_button.button_style = "", "danger"
-        guess, previous = self.guess.value, self.runs[-1] if self.runs else None
         try:
             for nth, settings in enumerate(plans, 1):
                 number = max((run.number for run in self.runs), default=0) + 1
-                told = self.metric, self._plot.get("lower_is_better"), self._plot.get("digits", 3)
-                run = Run(number, settings, *told)
+                run = Run(number, settings, self._plot, self.metric)
                 which = f"Run {nth} of {len(plans)}: training" if len(plans) > 1 else "Training"
                 self._say(f"{which} with {label(settings, self.runs)}.")
                 self._train(run)
@@ -213,18 +197,9 @@ class TrainingLab(parts.Lab):
                     return
             if len(plans) > 1 and self.ranking:
                 self._say(f"Done. Best of all: {self.best}, {named(self.best, self.runs)}.")
-            elif guess != "no guess":
-                self._say(f"{run.summary()} {run.against(guess, previous)}")
-                self.guess.value = "no guess"
-        except (
-            Exception,
-            SystemExit,
-            GeneratorExit,
-        ) as error:  # of the notebook's code or the lab's
+        except BaseException as error:  # an exit, too, of the notebook's code or the lab's
             self._error = error
             self._say(f"Training failed. {type(error).__name__}: {error}", alert=True)
-        finally:
-            self.train_button.button_style, self.stop_button.button_style = "primary", ""
 
     def _train(self, run: Run) -> None:
         """Take the records of the notebook's own loop, and draw them while they come."""
@@ -238,7 +213,7 @@ class TrainingLab(parts.Lab):
             run.model, records = self._notebook_code(self._make, **run.settings)
             records = iter(records)
             while not self._halt.is_set() and (record := self._notebook_code(next, records, None)):
-                run.take(dict(record), self._plot.get("train_metric", "train_loss"))
+                run.take(dict(record))
                 self.metric, run.seconds = run.metric, (now := time.perf_counter()) - began
                 if now >= next_frame:
                     cost = time.thread_time()
@@ -272,13 +247,11 @@ class TrainingLab(parts.Lab):
             with self._lock:
                 self._inside = False
 
-    def _control(self, name: str) -> widgets.Widget:
-        return self.controls[nearest("control", name, self.controls)]
-
     def _set(self, settings: Mapping[str, Any]) -> None:
         """Set all of these controls, or none."""
         for name, value in settings.items():
-            parts.check_value(name, self._control(name), value)
+            control = self.controls[nearest("control", name, self.controls)]
+            parts.check_value(name, control, value)
         for name, value in settings.items():
             self.controls[name].value = value
 
@@ -297,12 +270,11 @@ class TrainingLab(parts.Lab):
         shell: Any = get_ipython()
         parent: Any = getattr(shell, "get_parent", dict)()
         self._cell = parent.get("metadata", {}).get("cellId")
-        self._execution = parent.get("header", {}).get("msg_id")
         for lab in list(self._living):
-            if self._cell and lab._cell == self._cell and lab._execution != self._execution:
+            if self._cell and lab._cell == self._cell:
                 lab.stop()
         self._living.add(self)
         if hasattr(getattr(shell, "kernel", None), "saved_sigint_handler"):
             # What ipykernel sets once this cell is done; while one runs, that is interrupted.
-            stop_all = lambda *_: [lab.stop() for lab in list(self._living)]  # noqa: E731
-            shell.kernel.saved_sigint_handler = stop_all
+            living = self._living
+            shell.kernel.saved_sigint_handler = lambda *_: [lab.stop() for lab in list(living)]
