@@ -12,7 +12,6 @@ import numpy as np
 import traitlets
 from IPython.display import publish_display_data
 
-from nmf_helpers.checks import nearest
 from nmf_helpers.lab.curves import DARK, still
 
 PAGE = DARK + files(__package__).joinpath("page.html").read_text("utf-8")  # how labs look
@@ -60,7 +59,9 @@ def control(name: str, spec: Any) -> widgets.Widget:
     elif isinstance(spec, list) and spec:
         made = widgets.Dropdown(options=spec, value=spec[0])
     elif isinstance(spec, tuple) and len(spec) == 3:
-        made = _slider(name, *spec)
+        if not (spec[0] <= spec[1] <= spec[2] and spec[0] < spec[2]):
+            raise ValueError(f"{name}: expected low <= start <= high, got {spec}")
+        made = _slider(*spec)
     else:
         wanted = "a widget, True or False, a list, or (low, start, high)"
         raise TypeError(f"{name}: expected {wanted}; got {spec!r}")
@@ -68,18 +69,15 @@ def control(name: str, spec: Any) -> widgets.Widget:
     return made
 
 
-def _slider(name: str, low: float, start: float, high: float) -> widgets.Widget:
-    if not (low <= start <= high and low < high):
-        raise ValueError(f"{name}: expected low <= start <= high, got {(low, start, high)}")
+def _slider(low: float, start: float, high: float) -> widgets.Widget:
     # Told on release only: of a value for every pixel, the last would arrive after a quick press.
-    options = {"value": start, "continuous_update": False}
+    options = {"value": start, "min": low, "max": high, "continuous_update": False}
     if all(isinstance(x, int) for x in (low, start, high)):
-        return widgets.IntSlider(min=low, max=high, **options)
+        return widgets.IntSlider(**options)
     if low > 0 and high / low >= 100:
-        ends = {"min": math.log10(low), "max": math.log10(high)}
-        return widgets.FloatLogSlider(**ends, readout_format=".3", **options)
-    step = float(f"{(high - low) / 100:.1g}")
-    return widgets.FloatSlider(min=low, max=high, step=step, **options)
+        options |= {"min": math.log10(low), "max": math.log10(high), "readout_format": ".3"}
+        return widgets.FloatLogSlider(**options)
+    return widgets.FloatSlider(step=float(f"{(high - low) / 100:.1g}"), **options)
 
 
 USUAL: dict[str, Callable[[Any], Any]] = {  # what a number becomes, for every training loop
@@ -96,26 +94,13 @@ def controls(specs: Mapping[str, Any]) -> dict[str, widgets.Widget]:
     return {name: control(name, spec) for name, spec in grown.items() if spec is not None}
 
 
-def check_value(name: str, widget: widgets.Widget, value: Any) -> None:
-    """Raise a ValueError that says what a control takes, unless it takes exactly `value`."""
-    if hasattr(widget, "options"):
-        nearest(name, str(value), map(str, widget.options))
-    try:
-        if (taken := widget.traits()["value"]._validate(widget, value)) != value:
-            raise traitlets.TraitError(f"the nearest that the control takes is {taken!r}")
-    except traitlets.TraitError as error:
-        raise ValueError(f"{name} can't be {value!r}: {error}") from error
-
-
 def spread(widget: widgets.Widget) -> list[Any]:
     """Return up to four telling values of a control, for a sweep."""
-    value = widget.value
+    value, choices = widget.value, getattr(widget, "options", [])
     if isinstance(widget, widgets.FloatLogSlider):
         return [float(f"{v:.2g}") for v in (value / 10, value / 3, value, value * 3)]
-    if isinstance(value, bool):
-        return [False, True]
-    if hasattr(widget, "options"):
-        return [*widget.options[:4]]
+    if choices or isinstance(value, bool):
+        return [*choices[:4]] or [False, True]
     if isinstance(widget, widgets.BoundedIntText):
         return [value + i for i in range(4)]
     if isinstance(value, int):

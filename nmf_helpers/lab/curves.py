@@ -16,6 +16,7 @@ from numbers import Real
 from typing import Any
 
 import matplotlib.style
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -58,16 +59,12 @@ class Chart(Figure):
         return super().subplots(*args, **kwargs)
 
     @as_written()
-    def draw_as_written(self) -> None:
-        """Draw with every text as it stands: a dollar sign is a dollar sign, with LaTeX or not."""
-        for text in self.findobj(Text):
-            text.set(usetex=False, parse_math=False, fontfamily="DejaVu Sans")
-        self.canvas.draw()
-
     def png(self, anew: bool = True) -> bytes:
         """Return the picture as the bytes of a PNG file; not `anew`, only `moving` is drawn."""
         if anew or self._background is None:
-            self.draw_as_written()
+            for text in self.findobj(Text):  # a dollar sign is a dollar sign, with LaTeX or not
+                text.set(usetex=False, parse_math=False, fontfamily="DejaVu Sans")
+            self.canvas.draw()
             self._background = self.canvas.copy_from_bbox(self.bbox)  # type: ignore[assignment]
         self.canvas.restore_region(self._background)
         for artist in self.moving:
@@ -107,23 +104,23 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def column(records: Iterable[Record], name: str | None) -> list[float]:
-    """Return the number called `name` of every record, NaN where there is none."""
-    values = (record.get(name or "") for record in records)
-    return [float(v) if isinstance(v, Real) else math.nan for v in values]
+def column(records: Iterable[Record], name: str | None) -> np.ndarray:
+    """Return the number called `name` of every record, NaN where there is no finite one."""
+    values = [record.get(name or "") for record in records]
+    found = np.array([v if isinstance(v, Real) else math.nan for v in values], float)
+    return np.where(np.isfinite(found), found, math.nan)
 
 
-def lower_is_better(metric: str, said: bool | None = None) -> bool:
+def is_lower_better(metric: str, said: bool | None = None) -> bool:
     """Tell whether a small `metric` is a good one: as `said`, or by name (losses and errors)."""
     by_name = any(word in metric.lower() for word in ("loss", "mse", "mae", "error"))
     return by_name if said is None else said
 
 
-def best_record(records: Sequence[Record], metric: str, lower: bool | None = None) -> Any:
+def best_record(records: Sequence[Record], metric: str, lower: bool) -> Any:
     """Return the record with the best finite `metric`, the earliest of equals, or None."""
-    sign = 1 if lower_is_better(metric, lower) else -1
-    finite = [(sign * v, i) for i, v in enumerate(column(records, metric)) if math.isfinite(v)]
-    return records[min(finite)[1]] if finite else None
+    values = column(records, metric) * (1 if lower else -1)
+    return None if np.isnan(values).all() else records[np.nanargmin(values)]
 
 
 def pick_metric(record: Record, metric: str | None, train_metric: str | None) -> str:
@@ -134,10 +131,9 @@ def pick_metric(record: Record, metric: str | None, train_metric: str | None) ->
     numbers = [name for name, value in record.items() if isinstance(value, Real)]
     others = [name for name in numbers if name not in ("epoch", "seconds")]
     rank = {name: (name == train_metric, not name.endswith("_loss")) for name in others}
-    picked = metric or min(others, key=rank.__getitem__, default="")
-    wanted = {"epoch": "'epoch'", picked: f"metric {picked!r}" if picked else "metric"}
-    if missing := [called for name, called in wanted.items() if name not in numbers]:
-        raise ValueError(f"no {missing[0]} in a record, which has the numbers {numbers}")
+    picked = metric or min(others, key=rank.__getitem__, default="metric")
+    if missing := [name for name in ("epoch", picked) if name not in numbers]:
+        raise ValueError(f"no {missing[0]!r} in a record, which has the numbers {numbers}")
     return picked
 
 
@@ -161,25 +157,22 @@ class LossCurves(Chart):
     ) -> None:  # fmt: skip
         super().__init__(height=4.3)
         self.set_layout_engine(None)
-        self.metric, self.train_metric, self._said = metric or "", train_metric, lower_is_better
+        history = [*history]
+        known = pick_metric(ChainMap(*history), metric, train_metric) if history else metric or ""
+        self.metric, self.train_metric = known, None if train_metric == known else train_metric
+        self.part = "test" if known.startswith("test") else "validation"
+        self.lower = is_lower_better(known or "loss", lower_is_better)
         self.n_epochs, self._number = n_epochs, f"{{:.{digits}f}}".format
         self.baselines = dict([baseline] if isinstance(baseline, tuple) else baseline or {})
         self.ghosts = {label: runs for label, run in (ghosts or {}).items() if (runs := [*run])}
-        self._labels = {"ylabel": ylabel, "title": shorten(title, 80)}
-        self.quantity = ylabel.split(" (")[0]
-        self._draw_what_stays()
+        self.quantity, self._settled = ylabel.split(" (")[0], (math.inf, -math.inf)
+        self.ax = self.subplots()
+        self.ax.set(xlabel="epoch", ylabel=ylabel, title=shorten(title, 80))
+        self._draw_what_stays(self.ax)
         self.show(history)
 
-    @as_written()
-    def _draw_what_stays(self) -> None:
+    def _draw_what_stays(self, ax: Any) -> None:
         """Draw baselines, ghosts and legend, and make the lines that move."""
-        self.clear()
-        self.train_metric = None if self.train_metric == self.metric else self.train_metric
-        self.part = "test" if self.metric.startswith("test") else "validation"
-        self.lower = lower_is_better(self.metric or "loss", self._said)
-        self._background, self._settled = None, (math.inf, -math.inf)
-        self.ax = ax = self.subplots()
-        ax.set(xlabel="epoch", **self._labels)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # short numbers
         moving = dict[str, Any](animated=True, in_layout=False, zorder=3)
@@ -208,18 +201,15 @@ class LossCurves(Chart):
 
     def show(self, history: Iterable[Record]) -> "LossCurves":  # type: ignore[override]
         """Draw `history` from now on; the axes move only if it would not fit."""
-        records, ghosts = list(history), self.ghosts.values()
-        if records and not {"epoch", self.metric} <= records[0].keys():
-            self.metric = pick_metric(ChainMap(*records), self.metric, self.train_metric)
-            self._draw_what_stays()
+        records = list(history)
         names = "epoch", self.metric, self.train_metric
         epochs, followed, train = (column(records, name) for name in names)
         self.validation.set_data(epochs, followed)
         self.train.set_data(epochs, train)
-        best = best_record(records, self.metric, self._said)
+        best = best_record(records, self.metric, self.lower)
         x, y = (best["epoch"], best[self.metric]) if best else (math.nan, math.nan)
         self.best.set_data([x], [y])
-        past = [epoch for run in ghosts for epoch in column(run, "epoch")]
+        past = [epoch for run in self.ghosts.values() for epoch in column(run, "epoch")]
         end = max([2, self.n_epochs, *epochs, *past])
         low, high = self._limits([*followed, *train])
         below = self.lower and y > low + 0.1 * (high - low)  # else it would cover the axis
@@ -234,17 +224,13 @@ class LossCurves(Chart):
         return self
 
     def _limits(self, values: list[float]) -> tuple[float, float]:
-        """Return limits that hold all values with room to spare, and stay while that is so.
-
-        A first epoch far above everything else would flatten the rest: the top is at most two and
-        a half times the largest baseline or best value, and the curve comes in from above.
-        """
+        """Return limits that hold all values with room to spare, and stay while that is so."""
         lines = list(self.baselines.values())
         names, ghosts = (self.metric, self.train_metric), self.ghosts.values()
         values += lines + [v for run in ghosts for name in names for v in column(run, name)]
         finite = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
         low, high = min(finite), max(finite)
-        if self.lower and low > 0:
+        if self.lower and low > 0:  # else a first epoch far above all others would flatten them
             high = min(high, 2.5 * max([low, *lines]))
         room = 0.1 * (high - low) or 0.1 * abs(high) or 0.1
         floor, ceiling = self._settled
@@ -258,7 +244,7 @@ class LossCurves(Chart):
         tail = "".join(f"; {name} {number(value)}" for name, value in self.baselines.items())
         if best is None:
             return f"No epoch of {quantity} to draw yet{tail}."
-        finite = [r for r in records if best_record([r], self.metric)]
+        finite = [r for r in records if not math.isnan(column([r], self.metric)[0])]
         start, end = finite[0][self.metric], finite[-1][self.metric]
         moved = f"{'falls' if end < start else 'rises'} from {number(start)} to"
         moved = "stays at" if number(start) == number(end) else moved
@@ -267,7 +253,7 @@ class LossCurves(Chart):
         if number(best[self.metric]) != number(end):  # else which is lower is chance
             extreme = "lowest" if self.lower else "highest"
             text += f", {extreme} {number(best[self.metric])} at epoch {best['epoch']:.0f}"
-        if math.isfinite(trained := column(finite[-1:], self.train_metric)[0]):
+        if not math.isnan(trained := column(finite[-1:], self.train_metric)[0]):
             text += f"; training {quantity} ends at {number(trained)}"
         ghosts = f"; {count(len(self.ghosts), 'earlier run')} drawn thin" if self.ghosts else ""
         return f"{text}{tail}{ghosts}."

@@ -32,14 +32,14 @@ class FactorLab(Lab):
             if v.ndim != 2 or len(v) != n or n < 2 or not v.size or not np.isfinite(v).all():
                 wanted = f"finite, (n_items, n_factors) with a row for each of {n} films, 2 or more"
                 raise ValueError(f"the vectors {when}, of shape {v.shape}, are not {wanted}")
-        axes = [("main direction", -1), ("second direction", -2)]
         k = min(v.shape[1] for v in self._vectors.values())
-        axes += [(f"factor {i + 1}", i) for i in range(k)]
+        names = ["main direction", "second direction", *(f"factor {i + 1}" for i in range(k))]
+        axes = [(name, column) for column, name in enumerate(names)]
         every = ["none", *sorted({g for some in self.items.genres for g in some.split(", ") if g})]
         menu, marked = widgets.Dropdown, [g if g in every else "none" for g in USUAL]
         self.when = menu(options=[*self._vectors], value="after training", description="when")
-        self.across = menu(options=axes, value=-1, description="across")
-        self.up = menu(options=axes, value=-2, description="up")
+        self.across = menu(options=axes, value=0, description="across")
+        self.up = menu(options=axes, value=1, description="up")
         self.genres = [menu(options=every, value=g, description="marked") for g in marked]
         self.query = widgets.Text(description="name", placeholder="part of a title")
         self.ends, self.picture = widgets.HTML(), Picture()
@@ -57,9 +57,8 @@ class FactorLab(Lab):
         """Return the films on the map and where they are, shape (n, 2)."""
         items = self.items.by_popularity[:N_SHOWN]
         vectors = self._vectors[when or self.when.value][items]  # (n, n_factors)
-        directions, chosen = project(vectors), (self.across.value, self.up.value)  # (n, 2)
-        columns = [directions[:, -1 - c] if c < 0 else vectors[:, c] for c in chosen]
-        return items, np.stack(columns, axis=1)
+        columns = np.hstack([project(vectors), vectors])  # (n, 2 + n_factors)
+        return items, columns[:, [self.across.value, self.up.value]]
 
     @as_written()
     def figure(self, when: str | None = None) -> Chart:
@@ -83,42 +82,35 @@ class FactorLab(Lab):
             ax.legend()
         asked = self.items.search(self.query.value, 20) if self.query.value.strip() else []
         first = sorted(range(len(items)), key=lambda row: items[row] not in asked)
-        self._name(chart, ax, items, points, first[:N_NAMED])
-        chart.alt = f"Map of {len(points):,} films" + f": {'; '.join(where)}" * bool(where) + "."
-        return chart
-
-    def _name(self, chart: Chart, ax: Any, items: list[int], points: Any, rows: list[int]) -> None:
-        """Write names beside points, those left out that would cover one before."""
-        chart.draw_as_written()
-        chart.set_layout_engine("none")  # from here on nothing moves, so that overlaps can be seen
+        chart.png()  # from here on nothing moves, so that names that would cover others are seen
+        chart.set_layout_engine("none")
         boxes: list[Any] = []
-        for row in rows:
+        for row in first[:N_NAMED]:
             right = points[row, 0] > sum(ax.get_xlim()) / 2  # names run towards the middle
             look = {"ha": "right" if right else "left", "size": 10, "path_effects": HALO}
             place = points[row], (-5 if right else 5, 3), "data", "offset points"
             text = ax.annotate(shorten(self.items.names[items[row]], 34), *place, **look)
-            covers = text.get_window_extent().overlaps
-            if any(map(covers, boxes)):
+            taken_up = text.get_window_extent()
+            if any(map(taken_up.overlaps, boxes)):
                 text.remove()
             else:
-                boxes.append(text.get_window_extent())
+                boxes.append(taken_up)
                 ax.plot(*points[row], ".", color=INK, ms=5)
-
-    def extremes(self, n: int = 4) -> dict[str, list[str]]:
-        """Return the films at both ends of both axes: what a direction means, if anything."""
-        items, points = self.points()
-        across, up = points.argsort(0).T  # (n,), (n,)
-        ends = {"left": across, "right": across[::-1], "bottom": up, "top": up[::-1]}
-        return {end: [self.items.names[items[i]] for i in rows[:n]] for end, rows in ends.items()}
+        chart.alt = f"Map of {len(points):,} films" + f": {'; '.join(where)}" * bool(where) + "."
+        return chart
 
     def _refresh(self) -> None:
         try:
-            chart, ends = self.figure(), self.extremes()
-            self.picture.value, self.picture.tooltip = chart.png(), chart.alt
+            chart, (items, points) = self.figure(), self.points()
         except Exception as error:  # shown, as the traceback of a callback is easily missed
             self.ends.value = spoken(f"{type(error).__name__}: {error}", alert=True)
             return
-        lines = [f"<b>{end}:</b> {'; '.join(map(literal, items))}" for end, items in ends.items()]
+        self.picture.value, self.picture.tooltip = chart.png(), chart.alt
+        across, up, lines = *points.argsort(0).T, []  # (n,), (n,)
+        ends = {"left": across, "right": across[::-1], "bottom": up, "top": up[::-1]}
+        for end, rows in ends.items():
+            films = "; ".join(literal(self.items.names[items[row]]) for row in rows[:4])
+            lines.append(f"<b>{end}:</b> {films}")
         self.ends.value = f'<div class="nmf-text">{"<br>".join(lines)}</div>'
 
 

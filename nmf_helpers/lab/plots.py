@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.ticker import StrMethodFormatter
 
 from nmf_helpers.checks import check_matrix
@@ -16,18 +15,9 @@ from nmf_helpers.lab.curves import Chart as Chart
 loss_curves = curves.LossCurves
 
 
-def style(ax: Axes, **settings: Any) -> Axes:
-    """Set labels and scales of axes; their looks come from the `Chart`."""
-    ax.set(**settings)
-    return ax
-
-
 @as_written()
 def sparsity(matrix: Any, *, n_users: int = 150, n_items: int = 300) -> Chart:
-    """Draw a corner of a sparse users x items matrix, beside the long tail of its films.
-
-    The corner is of `n_users` by `n_items`, with one dot for each rating.
-    """
+    """Draw a corner of a users x items matrix, a dot a rating, and the long tail of its films."""
     matrix, chart = check_matrix("matrix", matrix), Chart(width=9.0)
     left, right = chart.subplots(1, 2)
     users, items = matrix[:n_users, :n_items].nonzero()
@@ -53,38 +43,30 @@ def sparsity(matrix: Any, *, n_users: int = 150, n_items: int = 300) -> Chart:
     return chart
 
 
-@as_written()
-def learned_biases(biases: np.ndarray, titles: Iterable[Any], *, n: int = 8) -> Chart:
-    """Draw the films with the highest and lowest of `biases`, shape (n_items,), by name."""
-    biases, names = np.asarray(biases, float), [shorten(title, 45) for title in titles]
-    if len(names) != len(biases):
-        raise ValueError(f"{len(names)} titles for {len(biases)} items: give one each, in order")
-    order = np.argsort(biases, kind="stable")  # (n_items,)
-    order = order if len(order) <= 2 * n else np.r_[order[:n], order[-n:]]
-    chart, rows = Chart(height=0.28 * len(order) + 1.2), range(len(order))
-    ax = style(chart.subplots(), xlabel="bias (stars)")
-    ax.barh(rows, biases[order], color=[BLUE if b > 0 else VERMILION for b in biases[order]])
-    ax.set_yticks(rows, [names[i] for i in order])
-    low, high = (f"{biases[i]:+.2f} ({names[i]})" for i in (order[0], order[-1]))
-    chart.alt = f"Learned film biases run from {low} to {high}."
-    return chart
+def learned_biases(biases: Iterable[float], titles: Iterable[Any], *, n: int = 8) -> Chart:
+    """Draw the films with the highest and lowest of `biases`, one for each of `titles`."""
+    pairs = sorted(zip(biases, titles, strict=True), key=lambda pair: pair[0])
+    shown = pairs if len(pairs) <= 2 * n else pairs[:n] + pairs[-n:]
+    scores = {str(title): bias for bias, title in shown}
+    return score_chart(scores, xlabel="bias (stars)", digits=2)
 
 
 @as_written()
 def score_chart(
     scores: Mapping[str, float | Sequence[float]], *, xlabel: str, baselines: Iterable[str] = (),
-    digits: int = 3, lower_is_better: bool | None = None,
+    digits: int = 3,
 ) -> Chart:  # fmt: skip
     """Draw scores side by side, best on top: for each name one, or one per seed, each a dot.
 
     Those named in `baselines` are not learned models: drawn hollow, the best as a line. `xlabel`
-    is the metric with its unit; as it is named a small one is better, or as `lower_is_better` says.
+    is the metric with its unit; a small loss or error is better.
     """
     values = {name: np.atleast_1d(np.asarray(v, float)) for name, v in scores.items()}
-    lower = curves.lower_is_better(xlabel, lower_is_better)
+    lower = curves.is_lower_better(xlabel)
     order = sorted(values, key=lambda name: values[name].mean(), reverse=lower)  # best last
     hollow, chart, said = set(baselines), Chart(height=0.42 * len(order) + 1.2), []
-    ax = style(chart.subplots(), xlabel=xlabel + " (lower is better)" * lower)
+    ax = chart.subplots()
+    ax.set(xlabel=xlabel + " (lower is better)" * lower)
     for row, name in enumerate(order):
         seeds, mean = values[name], values[name].mean()
         said.append(f"{name} {mean:.{digits}f}")
@@ -108,7 +90,8 @@ def score_chart(
 def by_popularity(table: pd.DataFrame, *, ylabel: str, digits: int = 3) -> Chart:
     """Draw a metric for films of rising popularity: a row of `table` a class, a column a model."""
     chart, x, ends = Chart(), range(len(table)), []
-    ax = style(chart.subplots(), xlabel=table.index.name or "ratings of the film", ylabel=ylabel)
+    ax = chart.subplots()
+    ax.set(xlabel=table.index.name or "ratings of the film", ylabel=ylabel)
     dashes = ("-", "--", "-.", ":", (0, (6, 1)), (0, (1, 2)))
     for name, colour, marker, ls in zip(table, COLOURS, "osD^vP", dashes, strict=False):
         y = table[name].to_numpy()

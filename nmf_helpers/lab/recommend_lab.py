@@ -30,10 +30,6 @@ class FoldInWeights:
         """Return scores, shape (n_items,), for somebody who likes `items`."""
         return self.weights[items].sum(axis=0)
 
-    def explain(self, item: int, items: np.ndarray) -> np.ndarray:
-        """Return what each of the liked `items` adds to the score of `item`, shape (liked,)."""
-        return self.weights[items, item]
-
 
 class ItemRow(widgets.HBox):
     """One item and the buttons that rate it."""
@@ -137,15 +133,13 @@ class RecommendLab(Lab):
     def _table(self, ordered: Iterable[int], liked: Any = ()) -> pd.DataFrame:
         """Return the first `k` that are not rated, and why."""
         chosen, of = islice((i for i in ordered if i not in self.ratings), self.k), self.items
-        rows = [(of.titles[i], of.years[i], of.genres[i], self._because(i, liked)) for i in chosen]
+        explain, rows = getattr(self._recommend, "explain", None), []
+        for item in chosen:
+            parts = explain(item, liked) if explain and len(liked) else np.zeros(1)
+            why = of.titles[liked[parts.argmax()]] if parts.max() > 0 else ""
+            rows.append((of.titles[item], of.years[item], of.genres[item], why))
         names = ["title", "year", "genres", "because"]
         return pd.DataFrame(rows, range(1, len(rows) + 1), names)
-
-    def _because(self, item: int, liked: Any) -> str:
-        """Return the title of those that are liked that speaks most for `item`."""
-        explain = getattr(self._recommend, "explain", None)
-        parts = explain(item, liked) if explain and len(liked) else np.zeros(1)
-        return self.items.titles[liked[parts.argmax()]] if parts.max() > 0 else ""
 
     def _typed(self, text: str) -> None:
         """Search; or rate what was found, if Enter was pressed and the digit behind leads nowhere.

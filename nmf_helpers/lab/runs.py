@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any
 
 from nmf_helpers.lab.controls import PLAIN
-from nmf_helpers.lab.curves import best_record, count, lower_is_better, pick_metric
+from nmf_helpers.lab.curves import best_record, count, is_lower_better, pick_metric
 
 
 @dataclass(eq=False)
@@ -22,24 +22,18 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
     model: Any = field(default=None, repr=False)
     state: str = "training"  # then "finished", "stopped", "diverged" or "failed"
-    reason: str = ""
     seconds: float = 0.0
 
     @property
     def best(self) -> dict[str, Any] | None:
         """The record of the best epoch, or None before the first."""
-        return best_record(self.history, self.metric, self.plot.get("lower_is_better"))
+        lower = is_lower_better(self.metric, self.plot.get("lower_is_better"))
+        return best_record(self.history, self.metric, lower)
 
     @property
     def score(self) -> float:
         """The metric at the best epoch; NaN before the first."""
         return self.best[self.metric] if self.best else math.nan
-
-    @property
-    def loss(self) -> float:
-        """The score, turned so that less is better."""
-        lower = lower_is_better(self.metric, self.plot.get("lower_is_better"))
-        return self.score if lower else -self.score
 
     def take(self, record: dict[str, Any]) -> None:
         """Keep a record; raise if there is nothing to follow in it, or it tells of divergence."""
@@ -54,8 +48,8 @@ class Run:
                 raise FloatingPointError(f"{what}. Try {advice}")
 
     def __str__(self) -> str:
-        best = self.best or {"epoch": math.nan}
-        return f"{self.score:.{self.plot.get('digits', 3)}f} at epoch {best['epoch']:.0f}"
+        epoch = self.best["epoch"] if self.best else math.nan
+        return f"{self.score:.{self.plot.get('digits', 3)}f} at epoch {epoch:.0f}"
 
     def progress(self) -> str:
         """Return how far it is, as HTML."""
@@ -68,8 +62,8 @@ class Run:
 
     def summary(self) -> str:
         """Return how it ended, in a sentence."""
-        if self.reason or not self.best:
-            return self.reason or f"{self.state.capitalize()} before the first epoch was done."
+        if not self.best:
+            return f"{self.state.capitalize()} before the first epoch was done."
         after = f"after {count(len(self.history), 'epoch')} in {self.seconds:.1f} s"
         return f"{self.state.capitalize()} {after}: best {self}."
 

@@ -9,7 +9,7 @@ import ctypes
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, ClassVar
@@ -17,16 +17,15 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 import pandas as pd
 from IPython import get_ipython
+from traitlets import TraitError
 
 from nmf_helpers.checks import nearest
 from nmf_helpers.lab import controls as parts
-from nmf_helpers.lab.controls import button, spoken
+from nmf_helpers.lab.controls import box, button, spoken
 from nmf_helpers.lab.curves import LossCurves
 from nmf_helpers.lab.runs import Run, label, named, table
 
 N_GHOSTS = 4  # earlier runs kept in the picture; the table keeps all of them
-
-Make = Callable[..., tuple[Any, Iterator[Mapping[str, Any]]]]
 
 
 class TrainingLab(parts.Lab):
@@ -44,9 +43,10 @@ class TrainingLab(parts.Lab):
     _living: ClassVar[weakref.WeakSet] = weakref.WeakSet()
 
     def __init__(
-        self, make: Make, *, lr: float | tuple | None = 0.01, n_epochs: int | tuple = 30,
-        weight_decay: float | tuple | None = 1e-5, seed: int = 0,
-        controls: Mapping[str, Any] | None = None, **plot: Any,
+        self, make: Callable[..., tuple[Any, Iterable[Mapping]]], *,
+        lr: float | tuple | None = 0.01, weight_decay: float | tuple | None = 1e-5,
+        n_epochs: int | tuple = 30, seed: int = 0, controls: Mapping[str, Any] | None = None,
+        **plot: Any,
     ) -> None:  # fmt: skip
         self._make, self._plot, self.metric = make, plot, plot.get("metric") or ""
         self.runs: list[Run] = []
@@ -73,9 +73,9 @@ class TrainingLab(parts.Lab):
         self.picture = parts.Picture()
         row = self.train_button, self.stop_button, self.reset_button, self.clear_button
         sweeping = self.sweep_choice, self.sweep_button
-        left = parts.box("controls", parts.box("buttons", *row), *self.controls.values(), *sweeping)
-        right = parts.box("view", self.status, self.progress, self.picture)
-        super().__init__("training", parts.box("desk", left, right), self.table)
+        left = box("controls", box("buttons", *row), *self.controls.values(), *sweeping)
+        right = box("view", self.status, self.progress, self.picture)
+        super().__init__("training", box("desk", left, right), self.table)
         self._show()
         self._say("Ready. Move a slider, then press Train.")
         self._settle_in()
@@ -122,12 +122,8 @@ class TrainingLab(parts.Lab):
 
     def wait(self, timeout: float | None = None) -> "TrainingLab":
         """Block until training ends, `timeout` seconds at most, and raise what the loop raised."""
-        try:
-            if self.training:
-                self._thread.join(timeout)
-        except KeyboardInterrupt:
-            self.stop()
-            raise
+        if self.training:
+            self._thread.join(timeout)
         if self.training:
             raise TimeoutError(f"still training after {timeout} s; lab.stop() ends it")
         if self._error:
@@ -145,7 +141,8 @@ class TrainingLab(parts.Lab):
     @property
     def ranking(self) -> list[Run]:
         """Runs that have a score, best first."""
-        return sorted((run for run in self.runs if run.best), key=lambda run: run.loss)
+        scored = (run for run in self.runs if run.best)
+        return sorted(scored, key=lambda run: run.score, reverse=not self._chart.lower)
 
     @property
     def best(self) -> Run:
@@ -157,8 +154,8 @@ class TrainingLab(parts.Lab):
     @property
     def history(self) -> pd.DataFrame:
         """The records of the latest run, one row an epoch."""
-        records = self.runs[-1].history if self.runs else []
-        return pd.DataFrame(records).set_index("epoch") if records else pd.DataFrame()
+        records = self.runs[-1].history if self.runs else {"epoch": []}
+        return pd.DataFrame(records).set_index("epoch")
 
     def figure(self) -> LossCurves:
         """Return the lab's picture as a figure: the latest run, earlier ones as ghosts."""
@@ -191,8 +188,7 @@ class TrainingLab(parts.Lab):
                 run = Run(number, settings, self._plot, self.metric)
                 which = f"Run {nth} of {len(plans)}: training" if len(plans) > 1 else "Training"
                 self._say(f"{which} with {label(settings, self.runs)}.")
-                self._train(run)
-                self._say(run.summary(), alert=run.state == "diverged")
+                self._say(self._train(run), alert=run.state == "diverged")
                 if self._halt.is_set():
                     return
             if len(plans) > 1 and self.ranking:
@@ -201,23 +197,22 @@ class TrainingLab(parts.Lab):
             self._error = error
             self._say(f"Training failed. {type(error).__name__}: {error}", alert=True)
 
-    def _train(self, run: Run) -> None:
-        """Take the records of the notebook's own loop, and draw them while they come."""
-        began, next_frame = time.perf_counter(), 0.0
-        records: Any = None
+    def _train(self, run: Run) -> str:
+        """Take the records of the notebook's own loop, draw them, and say how it ended."""
+        began, next_frame, records = time.perf_counter(), 0.0, self._records(run)
         with self._lock:
             self.runs.append(run)
             self._show()
         try:
             self._warm_up.join()
-            run.model, records = self._notebook_code(self._make, **run.settings)
-            records = iter(records)
-            while not self._halt.is_set() and (record := self._notebook_code(next, records, None)):
+            while not self._halt.is_set() and (record := next(records, None)):
                 run.take(dict(record))
-                self.metric, run.seconds = run.metric, (now := time.perf_counter()) - began
+                run.seconds = (now := time.perf_counter()) - began
                 if now >= next_frame:
                     cost = time.thread_time()
                     with self._lock:
+                        if self.metric != run.metric:  # it was not known before the first record
+                            self.metric, self._chart = run.metric, self.figure()
                         self.progress.value = run.progress()
                         # The alt text waits: a screen reader would read out each one.
                         self.picture.value = self._chart.show(run.history).png(anew=False)
@@ -229,31 +224,44 @@ class TrainingLab(parts.Lab):
             self._halt.set()
             run.state = "stopped"
         except FloatingPointError as error:
-            run.state, run.reason = "diverged", f"Training diverged: {error}."
+            run.state = "diverged"
+            return f"Training diverged: {error}."
         finally:
             with suppress(Exception):
                 records.close()  # lets the loop end its workers
             with self._lock:
-                self._inside = False
                 run.state = "failed" if run.state == "training" else run.state
                 self.runs = [r for r in self.runs if r.history]
                 self._show()
+        return run.summary()
 
-    def _notebook_code(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+    def _records(self, run: Run) -> Generator[Mapping]:
+        """Yield what the notebook's own loop does; only while it is at work may Stop interrupt."""
         self._inside = True
         try:
-            return function(*args, **kwargs)
+            run.model, records = self._make(**run.settings)
+            for record in records:
+                with self._lock:
+                    self._inside = False
+                yield record
+                self._inside = True
         finally:
             with self._lock:
                 self._inside = False
 
     def _set(self, settings: Mapping[str, Any]) -> None:
-        """Set all of these controls, or none."""
-        for name, value in settings.items():
-            control = self.controls[nearest("control", name, self.controls)]
-            parts.check_value(name, control, value)
-        for name, value in settings.items():
-            self.controls[name].value = value
+        """Set all of these controls to exactly these values, or none."""
+        before = self.settings
+        try:
+            for name, value in settings.items():
+                control = self.controls[nearest("control", name, self.controls)]
+                nearest("choice", str(value), map(str, getattr(control, "options", [value])))
+                control.value = value
+                if control.value != value:
+                    raise ValueError(f"the nearest that the control takes is {control.value!r}")
+        except (ValueError, TraitError) as error:
+            self._set(before)
+            raise ValueError(f"{name} can't be {value!r}: {error}") from error
 
     def _show(self) -> None:
         """Draw all anew."""
