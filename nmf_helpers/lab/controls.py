@@ -42,10 +42,6 @@ class Picture(widgets.Image):
 
     description = traitlets.Unicode("").tag(sync=True)  # the front end reads it before the tooltip
 
-    def __init__(self) -> None:
-        super().__init__(format="png")
-        self.add_class("nmf-picture")
-
 
 def control(name: str, spec: Any) -> widgets.Widget:
     """Return a labelled widget for `spec`: a widget, a bool, a list, or (low, start, high).
@@ -84,7 +80,7 @@ USUAL: dict[str, Callable[[Any], Any]] = {  # what a number becomes, for every t
     "lr": lambda lr: (lr / 100, float(lr), lr * 100),
     "weight_decay": lambda weight_decay: (1e-7, float(weight_decay), 1.0),
     "n_epochs": lambda n_epochs: (1, n_epochs, 5 * n_epochs),
-    "seed": lambda seed: widgets.BoundedIntText(seed, max=2**31 - 1),
+    "seed": lambda seed: widgets.BoundedIntText(seed, max=9999),
 }
 
 
@@ -101,8 +97,6 @@ def spread(widget: widgets.Widget) -> list[Any]:
         return [float(f"{v:.2g}") for v in (value / 10, value / 3, value, value * 3)]
     if choices or isinstance(value, bool):
         return [*choices[:4]] or [False, True]
-    if isinstance(widget, widgets.BoundedIntText):
-        return [value + i for i in range(4)]
     if isinstance(value, int):
         return sorted({round(v) for v in np.geomspace(max(widget.min, 1), widget.max, 4).tolist()})
     return [round(v, 6) for v in np.linspace(widget.min, widget.max, 4).tolist()]

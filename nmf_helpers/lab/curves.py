@@ -1,7 +1,7 @@
 """The figure that every picture of the course is, and learning curves that move.
 
 Line style and marker repeat what colour says; colours, after Okabe and Ito, are at least 3:1 on
-white and differ for colour-blind readers. Nothing here touches pyplot: a worker thread may draw.
+white. Nothing here touches pyplot: a worker thread may draw.
 """
 
 import base64
@@ -124,14 +124,13 @@ def best_record(records: Sequence[Record], metric: str, lower: bool) -> Any:
 
 
 def pick_metric(record: Record, metric: str | None, train_metric: str | None) -> str:
-    """Return the number to follow: `metric`, or a loss that is not the training's, or another.
+    """Return the number to follow: `metric`, or the first that is not the training's.
 
     A ValueError says that the record has no such number, or no epoch, and what it has.
     """
     numbers = [name for name, value in record.items() if isinstance(value, Real)]
-    others = [name for name in numbers if name not in ("epoch", "seconds")]
-    rank = {name: (name == train_metric, not name.endswith("_loss")) for name in others}
-    picked = metric or min(others, key=rank.__getitem__, default="metric")
+    others = [name for name in numbers if name not in ("epoch", "seconds", train_metric)]
+    picked = metric or next(iter(others), "metric")
     if missing := [name for name in ("epoch", picked) if name not in numbers]:
         raise ValueError(f"no {missing[0]!r} in a record, which has the numbers {numbers}")
     return picked

@@ -6,9 +6,9 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from nmf_helpers.lab.controls import Lab, Picture, box, literal, spoken
+from nmf_helpers.lab.controls import Lab, Picture, box, literal
 from nmf_helpers.lab.curves import COLOURS, FAINT, HALO, INK, Chart, as_written, shorten
-from nmf_helpers.lab.items import Items
+from nmf_helpers.lab.recommend_lab import Items
 
 N_SHOWN, N_NAMED = 400, 60  # of the most rated films: on the map, and tried to be named there
 USUAL = "Horror", "Children"  # genres that are marked at first, where there are such films
@@ -42,7 +42,7 @@ class FactorLab(Lab):
         self.up = menu(options=axes, value=1, description="up")
         self.genres = [menu(options=every, value=g, description="marked") for g in marked]
         self.query = widgets.Text(description="name", placeholder="part of a title")
-        self.ends, self.picture = widgets.HTML(), Picture()
+        self.ends, self.picture = widgets.HTML(), Picture().add_class("nmf-picture")
         controls = [self.when, self.across, self.up, *self.genres, self.query]
         for each in controls:
             each.observe(lambda _: self._refresh(), "value")
@@ -100,11 +100,7 @@ class FactorLab(Lab):
         return chart
 
     def _refresh(self) -> None:
-        try:
-            chart, (items, points) = self.figure(), self.points()
-        except Exception as error:  # shown, as the traceback of a callback is easily missed
-            self.ends.value = spoken(f"{type(error).__name__}: {error}", alert=True)
-            return
+        chart, (items, points) = self.figure(), self.points()
         self.picture.value, self.picture.tooltip = chart.png(), chart.alt
         across, up, lines = *points.argsort(0).T, []  # (n,), (n,)
         ends = {"left": across, "right": across[::-1], "bottom": up, "top": up[::-1]}
@@ -115,10 +111,10 @@ class FactorLab(Lab):
 
 
 def project(vectors: np.ndarray) -> np.ndarray:
-    """Return the two directions in which `vectors`, shape (n, k), vary most: shape (n, 2).
+    """Return the two principal components of `vectors`, shape (n, k): shape (n, 2).
 
-    Principal components; the second is 0 where k = 1. Each is turned so that the row farthest out
-    is on the positive side, as the sign is otherwise a matter of chance.
+    The second is 0 where k = 1. As the sign is a matter of chance, each is turned so that the row
+    farthest out is on the positive side.
     """
     centred = vectors - vectors.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)  # rows of (k, k), strongest first

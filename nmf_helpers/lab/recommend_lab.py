@@ -1,34 +1,92 @@
 """Rate a few films and see at once what a model recommends, and why."""
 
+import difflib
+import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from itertools import islice
+from numbers import Real
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from nmf_helpers.checks import check_number
+from nmf_helpers.checks import check_ids, check_number
 from nmf_helpers.lab.controls import Lab, box, button, literal, spoken
 from nmf_helpers.lab.curves import count
-from nmf_helpers.lab.items import Items
 
 MIDDLE = 3  # stars: a film with more is liked
 N_ROWS = 8  # films offered by a search, and own ratings shown, the latest first
+ARTICLE = re.compile(r"^(.*?), (The|An?|Les?|La|Das|Der|Die|El|Il|L')(?= \(|$)")
+N_GUESSED = 2000  # of the most rated, among which a misspelled title is looked for
+
+
+class Items:
+    """Titles to show and to search, in the order of the model's items.
+
+    `movies` has a row for each, with title, year and genres ("Comedy|Drama"); `popularity`, shape
+    (n_items,), its ratings: the order in which a search offers them.
+    """
+
+    def __init__(self, movies: pd.DataFrame, popularity: np.ndarray) -> None:
+        if missing := {"title", "year", "genres"} - set(movies):
+            raise ValueError(f"movies lacks the columns {sorted(missing)}; it has {list(movies)}")
+        if len(movies) != len(popularity):
+            both = f"movies has {len(movies)} rows and popularity {len(popularity)} numbers"
+            raise ValueError(f"{both}: give one per item in each, in the model's order")
+        self.titles = [ARTICLE.sub(r"\2 \1", _text(title)) for title in movies["title"]]
+        self.years = [_text(year) for year in movies["year"]]
+        self.genres = [_text(genres).replace("|", ", ") for genres in movies["genres"]]
+        named = zip(self.titles, self.years, strict=True)
+        self.names = [f"{title} ({year})" if year else title for title, year in named]
+        self.by_popularity = np.argsort(-np.asarray(popularity), kind="stable").tolist()
+        self._plain = [plain(name) for name in self.names]
+
+    def search(self, text: str, n: int | None = None) -> list[int]:
+        """Return the `n` most rated items whose name has every word of `text`, accents aside."""
+        words = plain(text).split()
+        if text.strip() and not words:
+            return []
+        return [i for i in self.by_popularity if all(w in self._plain[i] for w in words)][:n]
+
+    def nearest(self, text: str) -> int:
+        """Return the item, among the most rated, whose title is most like `text`."""
+        titles = {plain(self.titles[i]): i for i in reversed(self.by_popularity[:N_GUESSED])}
+        return titles[difflib.get_close_matches(plain(text), titles, 1, 0.0)[0]]
+
+    def find(self, item: int | str) -> int:
+        """Return an item from its number or title: the exact one, or the most rated found."""
+        if not isinstance(item, str):
+            return int(check_ids("item", [item], len(self.names))[0])
+        if plain(item).strip() and (found := self.search(item)):
+            exact = (i for i in found if plain(item) in (plain(self.titles[i]), self._plain[i]))
+            return next(exact, found[0])
+        near = self.names[self.nearest(item)]
+        raise ValueError(f"no film called {item!r}; did you mean {near!r}?")
+
+
+def _text(value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{value:g}" if isinstance(value, Real) else " ".join(str(value).split())
+
+
+def plain(text: str) -> str:
+    """Return small letters without accents or signs."""
+    letters = unicodedata.normalize("NFKD", text.lower())
+    return "".join(c for c in letters if c.isalnum() or c == " ")
 
 
 class FoldInWeights:
-    """Scores for a new user from item-to-item weights, such as EASE's: no training at all.
-
-    ``weights[i, j]``, shape (n_items, n_items), says what liking item i says about item j.
-    """
+    """Scores for a new user from item-to-item weights, such as EASE's, shape (n_items, n_items)."""
 
     def __init__(self, weights: np.ndarray) -> None:
         self.weights = np.asarray(weights)
 
-    def fold_in(self, items: np.ndarray) -> np.ndarray:
-        """Return scores, shape (n_items,), for somebody who likes `items`."""
-        return self.weights[items].sum(axis=0)
+    def __call__(self, items: np.ndarray, stars: np.ndarray) -> np.ndarray:
+        """Return scores, shape (n_items,): what is liked counts for, what is disliked against."""
+        return (stars - MIDDLE) @ self.weights[items]
 
 
 class ItemRow(widgets.HBox):
@@ -60,10 +118,10 @@ class RecommendLab(Lab):
 
     By keyboard: type part of a title, Enter for the first that is found, then a digit to rate it.
 
-    `recommend` scores all items for a user whom the model has never seen, from the items that she
-    likes: it has ``fold_in(items)``, as `ImplicitALS` has, and may say why by ``explain(item,
-    items)``. Or it is a function of rated items and their stars. Both return shape (n_items,).
-    `movies` and `popularity` are as in `Items`, `k` is the length of the list.
+    `recommend` scores all items, shape (n_items,), for a user whom the model has never seen: it has
+    ``fold_in(items)`` of those that she likes, as `ImplicitALS` has, and may say why by
+    ``explain(item, items)``; or it is a function of rated items and their stars. `movies` and
+    `popularity` are as in `Items`, `k` is the length of the list.
 
     `ratings` holds the stars by item, the latest last.
     """
@@ -110,12 +168,9 @@ class RecommendLab(Lab):
         self._refresh()
 
     def recommendations(self) -> pd.DataFrame:
-        """Return the list for these ratings, with the liked film that speaks for each most.
-
-        A ValueError tells of scores of another shape, or NaN.
-        """
+        """Return the list, and what speaks for each; a ValueError tells of scores that are none."""
         if not self.ratings:
-            return self.popular()
+            return self._table(self.items.by_popularity)
         items, stars = np.array([*self.ratings]), np.array([*self.ratings.values()])  # (rated,)
         fold_in, liked = getattr(self._recommend, "fold_in", None), items[stars > MIDDLE]
         scores = np.asarray(fold_in(liked) if fold_in else self._recommend(items, stars), float)
@@ -125,10 +180,6 @@ class RecommendLab(Lab):
             raise ValueError(f"the model returned {bad}; a number for each of {n} films is needed")
         best = (i for i in np.argsort(-scores, kind="stable").tolist() if scores[i] > -np.inf)
         return self._table(best, liked)
-
-    def popular(self) -> pd.DataFrame:
-        """Return the list that everybody gets: the most rated, without those rated here."""
-        return self._table(self.items.by_popularity)
 
     def _table(self, ordered: Iterable[int], liked: Any = ()) -> pd.DataFrame:
         """Return the first `k` that are not rated, and why."""
@@ -142,11 +193,8 @@ class RecommendLab(Lab):
         return pd.DataFrame(rows, range(1, len(rows) + 1), names)
 
     def _typed(self, text: str) -> None:
-        """Search; or rate what was found, if Enter was pressed and the digit behind leads nowhere.
-
-        Decided by the text alone: the page sends Enter at once, and letters one message at a time,
-        so what Enter was pressed on may come after it, or only with the digit behind it.
-        """
+        """Search; or rate what was found, if a digit behind Enter leads nowhere."""
+        # Decided by the text alone: Enter is sent at once, and may overtake the letters before it.
         if self._may_rate and text[-1:] in [*"12345"] and not self.items.search(text, 1):
             found = self._search(text[:-1])[0]
             self.query.value = ""
@@ -169,11 +217,11 @@ class RecommendLab(Lab):
             self.status.value = spoken(f"{type(error).__name__}: {error}", alert=True)
             self.lists.value = ""
             return
-        after = f"After {count(len(self.ratings), 'rating')}:"
-        hint = "Rate a film: so far both lists are the same."
-        self.status.value = spoken(after if self.ratings else hint)
+        n, hint = len(self.ratings), "Rate a film: so far both lists are the same."
+        self.status.value = spoken(f"After {count(n, 'rating')}:" if n else hint)
         lists = _html_list("Recommended for you", mine)
-        lists += _html_list("What everybody gets: the most rated", self.popular())
+        everybody = self._table(self.items.by_popularity)
+        lists += _html_list("What everybody gets: the most rated", everybody)
         self.lists.value = f'<div class="nmf-text nmf-columns">{lists}</div>'
 
     def _search(self, text: str) -> list[Any]:

@@ -25,7 +25,7 @@ class Run:
     seconds: float = 0.0
 
     @property
-    def best(self) -> dict[str, Any] | None:
+    def best(self) -> Any:
         """The record of the best epoch, or None before the first."""
         lower = is_lower_better(self.metric, self.plot.get("lower_is_better"))
         return best_record(self.history, self.metric, lower)
@@ -48,8 +48,7 @@ class Run:
                 raise FloatingPointError(f"{what}. Try {advice}")
 
     def __str__(self) -> str:
-        epoch = self.best["epoch"] if self.best else math.nan
-        return f"{self.score:.{self.plot.get('digits', 3)}f} at epoch {epoch:.0f}"
+        return f"{self.score:.{self.plot.get('digits', 3)}f} at epoch {self.best['epoch']:.0f}"
 
     def progress(self) -> str:
         """Return how far it is, as HTML."""
@@ -86,8 +85,8 @@ def table(ranking: Sequence[Run], runs: Sequence[Run]) -> str:
     for run in ranking:
         row = (named(run, runs).removeprefix("run "), str(run), f"{run.seconds:.1f}", run.state)
         page += "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-    caption = "<caption>Runs, best first</caption>"
-    return f'<table class="nmf-text {PLAIN}">{caption}<tr>{page}</table>' if ranking else ""
+    head = f'<table class="nmf-text {PLAIN}"><caption>Runs, best first</caption>'
+    return f"{head}<tr>{page}</table>" if ranking else ""
 
 
 def short(value: Any) -> str:

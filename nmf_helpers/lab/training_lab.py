@@ -36,7 +36,6 @@ class TrainingLab(parts.Lab):
     (low, start, high), are where their controls start; None leaves a control out, and its argument.
     `controls` has further arguments of `make` as `nmf_helpers.lab.controls.control` takes them, and
     `plot` metric, train_metric, lower_is_better, baseline, ylabel, digits, as in `LossCurves`.
-
     `runs` holds each `Run` in the order of training, `controls` the widgets by name.
     """
 
@@ -70,7 +69,7 @@ class TrainingLab(parts.Lab):
         self.sweep_button = button("Sweep", tip, sweep, "forward")
         self.train_button.button_style = "primary"
         self.status, self.progress, self.table = (widgets.HTML() for _ in range(3))
-        self.picture = parts.Picture()
+        self.picture = parts.Picture().add_class("nmf-picture")
         row = self.train_button, self.stop_button, self.reset_button, self.clear_button
         sweeping = self.sweep_choice, self.sweep_button
         left = box("controls", box("buttons", *row), *self.controls.values(), *sweeping)
@@ -94,10 +93,7 @@ class TrainingLab(parts.Lab):
         return self._thread.is_alive()
 
     def start(self, **settings: Any) -> "TrainingLab":
-        """Set the named controls and train once, in the background; nothing while it trains.
-
-        What a control can't be set to exactly is a ValueError, and no control has changed then.
-        """
+        """Set the named controls, to exactly that or not at all, and train in the background."""
         if not self.training:
             self._set(settings)
         return self._launch([self.settings])
@@ -161,13 +157,12 @@ class TrainingLab(parts.Lab):
         """Return the lab's picture as a figure: the latest run, earlier ones as ghosts."""
         run = self.runs[-1] if self.runs else Run(0, self.settings)
         earlier = [r for r in self.runs[:-1] if r.best][-N_GHOSTS:]
-        return LossCurves(
-            run.history,
-            **self._plot | {"metric": self.metric},
-            n_epochs=run.settings["n_epochs"],
-            ghosts={named(r, self.runs): r.history for r in earlier},
-            title=f"run {run.number}: " * bool(self.runs) + label(run.settings, self.runs),
-        )
+        plot = self._plot | {
+            "metric": self.metric,
+            "ghosts": {named(r, self.runs): r.history for r in earlier},
+            "title": f"run {run.number}: " * bool(self.runs) + label(run.settings, self.runs),
+        }
+        return LossCurves(run.history, n_epochs=run.settings["n_epochs"], **plot)
 
     def _launch(self, plans: list[dict]) -> "TrainingLab":
         with self._lock:  # two presses may arrive on two threads
@@ -227,8 +222,7 @@ class TrainingLab(parts.Lab):
             run.state = "diverged"
             return f"Training diverged: {error}."
         finally:
-            with suppress(Exception):
-                records.close()  # lets the loop end its workers
+            records.close()
             with self._lock:
                 run.state = "failed" if run.state == "training" else run.state
                 self.runs = [r for r in self.runs if r.history]
@@ -248,6 +242,8 @@ class TrainingLab(parts.Lab):
         finally:
             with self._lock:
                 self._inside = False
+            with suppress(Exception):
+                records.close()  # lets the loop end its workers
 
     def _set(self, settings: Mapping[str, Any]) -> None:
         """Set all of these controls to exactly these values, or none."""
@@ -284,5 +280,4 @@ class TrainingLab(parts.Lab):
         self._living.add(self)
         if hasattr(getattr(shell, "kernel", None), "saved_sigint_handler"):
             # What ipykernel sets once this cell is done; while one runs, that is interrupted.
-            living = self._living
-            shell.kernel.saved_sigint_handler = lambda *_: [lab.stop() for lab in list(living)]
+            shell.kernel.saved_sigint_handler = lambda *_: [lab.stop() for lab in [*self._living]]
