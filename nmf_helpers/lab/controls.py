@@ -67,7 +67,7 @@ def control(name: str, spec: Any) -> widgets.Widget:
 
 def _slider(low: float, start: float, high: float) -> widgets.Widget:
     # Told on release only: of a value for every pixel, the last would arrive after a quick press.
-    options = {"value": start, "min": low, "max": high, "continuous_update": False}
+    options: dict[str, Any] = {"value": start, "min": low, "max": high, "continuous_update": False}
     if all(isinstance(x, int) for x in (low, start, high)):
         return widgets.IntSlider(**options)
     if low > 0 and high / low >= 100:

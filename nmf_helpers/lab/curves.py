@@ -120,7 +120,7 @@ def is_lower_better(metric: str, said: bool | None = None) -> bool:
 def best_record(records: Sequence[Record], metric: str, lower: bool) -> Any:
     """Return the record with the best finite `metric`, the earliest of equals, or None."""
     values = column(records, metric) * (1 if lower else -1)
-    return None if np.isnan(values).all() else records[np.nanargmin(values)]
+    return None if np.isnan(values).all() else records[int(np.nanargmin(values))]
 
 
 def pick_metric(record: Record, metric: str | None, train_metric: str | None) -> str:
@@ -156,8 +156,8 @@ class LossCurves(Chart):
     ) -> None:  # fmt: skip
         super().__init__(height=4.3)
         self.set_layout_engine(None)
-        history = [*history]
-        known = pick_metric(ChainMap(*history), metric, train_metric) if history else metric or ""
+        records: list[Any] = [*history]
+        known = pick_metric(ChainMap(*records), metric, train_metric) if records else metric or ""
         self.metric, self.train_metric = known, None if train_metric == known else train_metric
         self.part = "test" if known.startswith("test") else "validation"
         self.lower = is_lower_better(known or "loss", lower_is_better)
@@ -168,7 +168,7 @@ class LossCurves(Chart):
         self.ax = self.subplots()
         self.ax.set(xlabel="epoch", ylabel=ylabel, title=shorten(title, 80))
         self._draw_what_stays(self.ax)
-        self.show(history)
+        self.show(records)
 
     def _draw_what_stays(self, ax: Any) -> None:
         """Draw baselines, ghosts and legend, and make the lines that move."""

@@ -9,7 +9,7 @@ import ctypes
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, ClassVar
@@ -42,10 +42,9 @@ class TrainingLab(parts.Lab):
     _living: ClassVar[weakref.WeakSet] = weakref.WeakSet()
 
     def __init__(
-        self, make: Callable[..., tuple[Any, Iterable[Mapping]]], *,
-        lr: float | tuple | None = 0.01, weight_decay: float | tuple | None = 1e-5,
-        n_epochs: int | tuple = 30, seed: int = 0, controls: Mapping[str, Any] | None = None,
-        **plot: Any,
+        self, make: Callable[..., tuple], *, lr: float | tuple | None = 0.01,
+        weight_decay: float | tuple | None = 1e-5, n_epochs: int | tuple = 30, seed: int = 0,
+        controls: Mapping[str, Any] | None = None, **plot: Any,
     ) -> None:  # fmt: skip
         self._make, self._plot, self.metric = make, plot, plot.get("metric") or ""
         self.runs: list[Run] = []
