@@ -10,9 +10,22 @@ import ipywidgets as widgets
 import pytest
 
 from nmf_helpers.lab import TrainingLab, controls, training_lab
-from nmf_helpers.lab.controls import LogSlider, check_value, control, literal, spread
+from nmf_helpers.lab.controls import control, literal, spread
+from nmf_helpers.lab.curves import LossCurves
 
 PATIENCE = 20  # seconds that a run may take before a test gives up on it
+
+
+@pytest.fixture
+def drawn():
+    """Real pictures, which most tests don't look at."""
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    monkeypatch.setattr(training_lab, "import_module", lambda name: None)  # of torch, for a second
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(LossCurves, "png", lambda chart, anew=True: chart.alt.encode())
 
 
 class Notebook:
@@ -25,7 +38,8 @@ class Notebook:
 
     def make(self, **settings):
         self.calls.append(settings)
-        return f"model {len(self.calls)}", self.records(settings)
+        self.own = self.records(settings)  # held by the notebook too
+        return f"model {len(self.calls)}", self.own
 
     def records(self, settings):
         self.at_once += 1
@@ -38,11 +52,6 @@ class Notebook:
         finally:
             self.at_once -= 1
             self.closed += 1
-
-
-def unhurried(epoch, lr):
-    time.sleep(0.005)
-    return 1 / epoch
 
 
 def until(condition):
@@ -73,14 +82,15 @@ def test_every_control_reaches_the_next_run():
         "lr": 0.02, "weight_decay": 1e-5, "n_epochs": 30, "seed": 7, "dropout": 0.5, "bias": False,
         "loss": "mse", "k": 20,
     }  # fmt: skip
-    lab.controls["lr"].slider.value = 0.1
-    lab.controls["weight_decay"].box.value = 0.0123
-    changed = {"n_epochs": 3, "seed": 5, "dropout": 0.25, "bias": True, "loss": "mae", "k": 2}
+    changed = {"lr": 0.1, "weight_decay": 0.0123, "n_epochs": 3, "seed": 5, "dropout": 0.25}
+    changed |= {"bias": True, "loss": "mae", "k": 2}
     for name, value in changed.items():
         lab.controls[name].value = value
     lab.train_button.click()
     lab.wait(PATIENCE)
-    assert notebook.calls == [{"lr": 0.1, "weight_decay": 0.0123} | changed]
+    between = {"lr": 0.0321, "dropout": 0.12345, "k": 3}  # the steps of the sliders
+    lab.start(**between).wait(PATIENCE)
+    assert notebook.calls == [changed, changed | between]
     bare = TrainingLab(notebook.make, lr=None, weight_decay=None, n_epochs=2).start()
     assert set(bare.wait(PATIENCE).runs[0].settings) == {"n_epochs", "seed"}
 
@@ -104,58 +114,31 @@ def test_the_best_run_has_the_best_score(metric, settings, best):
         return f"model {lr}", [{"epoch": 1, metric: lr, "note": "any"}, {"epoch": 2, metric: lr}]
 
     lab = TrainingLab(make, **settings)
+    with pytest.raises(ValueError, match="press Train"):
+        _ = lab.best
+    assert lab.history.empty and lab.runs == [] and "No epoch" in lab.figure().alt
     for lr in (0.3, 0.1, 0.2):
         lab.start(lr=lr).wait(PATIENCE)
     assert lab.best.settings["lr"] == best and lab.best.model == f"model {best}"
     rows = re.findall(r"<tr><td>\d: lr (.*?)</td>", lab.table.value)
     assert rows == [f"{lr}" for lr in sorted((0.1, 0.2, 0.3), reverse=metric == "auc")]
-    assert lab.history.loc[1, "note"] == "any"
+    assert lab.metric == metric and lab.history.loc[1, "note"] == "any"
 
 
-def test_no_run_yet_is_said_plainly():
-    lab = TrainingLab(Notebook().make)
-    with pytest.raises(ValueError, match="press Train"):
-        _ = lab.best
-    assert lab.history.empty and lab.runs == [] and "No epoch" in lab.figure().alt
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("n_epochs", 500), ("n_epochs", 0), ("n_epochs", 2.5), ("lr", -1), ("lr", math.nan),
-        ("lr", "0.1"), ("weight_decay", 1e10), ("seed", -1), ("bias", "yes"), ("loss", "hinge"),
-        ("p", 1.5), ("own", 99), ("weightdecay", 1),
-    ],
-)  # fmt: skip
-def test_a_control_is_set_to_exactly_what_is_asked_or_nothing_changes(name, value):
-    spec = {"bias": True, "loss": ["mse", "mae"], "p": (0.0, 0.1, 1.0)}
-    spec["own"] = widgets.BoundedIntText(1, max=9)
+def test_a_control_is_set_to_exactly_what_is_asked_or_nothing_changes():
     notebook = Notebook()
+    spec = {"p": (0.0, 0.1, 1.0), "bias": True, "loss": ["mse", "mae"]}
     lab = TrainingLab(notebook.make, n_epochs=10, controls=spec)
     before = lab.settings
-    with pytest.raises(ValueError, match=f"{name}|did you mean 'weight_decay'"):
-        lab.start(**{"p": 0.5, name: value} if name != "p" else {"loss": "mae", "p": value})
-    assert lab.settings == before and not lab.training and notebook.calls == []
-
-
-def test_what_lies_between_the_steps_of_a_slider_is_trained_with_too():
-    notebook = Notebook()
-    lab = TrainingLab(notebook.make, n_epochs=10, controls={"p": (0.0, 0.1, 1.0)})
-    asked = {"lr": 0.0321, "weight_decay": 0, "n_epochs": 7, "p": 0.12345}
-    lab.start(**asked).wait(PATIENCE)
-    assert notebook.calls[0] == asked | {"seed": 0} and lab.settings == notebook.calls[0]
-    with pytest.raises(ValueError, match="no values of lr"):
-        lab.sweep("lr", [])
-
-
-@pytest.mark.parametrize(
-    ("settings", "followed"),
-    [({}, "val_loss"), ({"metric": "val_rmse"}, "val_rmse"), ({"train_metric": "val_loss"}, "fit")],
-)
-def test_the_lab_follows_the_loss_that_is_not_the_trainings(settings, followed):
-    record = {"epoch": 1, "seconds": 0.1, "fit": 3.0, "val_rmse": 0.9, "val_loss": 0.8}
-    lab = TrainingLab(lambda **_: (None, [record]), **settings).start().wait(PATIENCE)
-    assert lab.metric == followed and lab.best.score == record[followed]
+    for name, value, said in [
+        ("n_epochs", 500, "takes 50"), ("n_epochs", 0, "takes 1"), ("n_epochs", 2.5, "takes 2"),
+        ("lr", -1, "takes 0.0001"), ("lr", math.nan, "instead"), ("lr", "a", "not the str"),
+        ("weight_decay", 1e10, "takes 1.0"), ("seed", -1, "takes 0"), ("bias", "yes", "boolean"),
+        ("loss", "maee", "did you mean 'mae'"), ("weightdecay", 1, "did you mean 'weight_decay'"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=f"{name} can't be {value!r}.*{said}"):
+            lab.start(**{"p": 0.5, name: value})
+        assert lab.settings == before and not lab.training and notebook.calls == []
 
 
 # -- stopping -------------------------------------------------------------------------------------
@@ -190,30 +173,24 @@ class Endless:
             pass
 
 
-def test_stop_interrupts_an_epoch_that_takes_long():
+@pytest.mark.parametrize("n_before", [0, 1])
+def test_stop_interrupts_an_epoch_that_takes_long(n_before):
     endless = Endless()
 
     def make(**_):
         def records():
-            yield {"epoch": 1, "valid_loss": 1.0}
+            yield from [{"epoch": 1, "valid_loss": 1.0}] * n_before
             endless()
 
         return "model", records()
 
-    lab = TrainingLab(make).start()
-    assert endless.begun.wait(PATIENCE)
-    lab.stop().wait(PATIENCE / 2)
-    assert lab.runs[0].state == "stopped" and lab.runs[0].model == "model"
-    assert lab.start().training  # and it can train again
-    lab.stop().wait(PATIENCE / 2)
-
-
-def test_stop_before_the_first_epoch_leaves_no_run():
-    endless = Endless()
-    lab = TrainingLab(lambda **_: endless()).start()
-    assert endless.begun.wait(PATIENCE)
-    lab.stop().wait(PATIENCE / 2)
-    assert lab.runs == [] and "before the first epoch" in lab.status.value
+    lab = TrainingLab(make)
+    for _ in range(2):  # and it can train again
+        endless.begun.clear()
+        assert lab.start().training and endless.begun.wait(PATIENCE)
+        lab.stop().wait(PATIENCE / 2)
+    assert [(run.state, run.model) for run in lab.runs] == [("stopped", "model")] * 2 * n_before
+    assert ("before the first epoch" in lab.status.value) == (n_before == 0)
 
 
 def test_a_second_press_never_starts_two_runs(gated):
@@ -241,7 +218,7 @@ def test_interrupting_an_idle_kernel_stops_every_lab(gated, monkeypatch):
     assert lab.wait(PATIENCE).runs == [] and "Stopped" in lab.status.value
 
 
-def test_fifty_presses_from_many_threads_never_train_twice_at_once():
+def test_fifty_presses_from_many_threads_never_train_twice_at_once(drawn):
     notebook = Notebook()
     lab = TrainingLab(notebook.make, n_epochs=5)
     names = ("train", "stop", "clear", "reset", "sweep") * 10
@@ -260,47 +237,28 @@ def test_the_sliders_stay_alive_while_it_trains_and_waiting_has_a_limit(gated):
     _, lab = gated
     lab.start(lr=0.01)
     until(lambda: lab.runs)
-    lab.controls["lr"].slider.value = 1.0
+    lab.controls["lr"].value = 1.0
     assert lab.settings["lr"] == 1.0 and lab.runs[0].settings["lr"] == 0.01
     with pytest.raises(TimeoutError, match=r"lab\.stop"):
         lab.wait(0.05)
 
 
-def test_two_labs_train_at_once_without_mixing():
-    first, second = Notebook(), Notebook()
-    labs = [TrainingLab(n.make, n_epochs=20) for n in (first, second)]
-    for lab, lr in zip(labs, (0.1, 0.2), strict=True):
-        lab.start(lr=lr)
-    for lab, lr in zip(labs, (0.1, 0.2), strict=True):
-        lab.wait(PATIENCE)
-        assert [run.settings["lr"] for run in lab.runs] == [lr]
-        assert lab.runs[0].score == pytest.approx(1 / 20 + lr)
+def test_two_labs_train_at_once_and_running_a_cell_again_stops_only_its_own(monkeypatch):
+    def build(cell):
+        shell = SimpleNamespace(get_parent=lambda: {"metadata": {"cellId": cell}})
+        monkeypatch.setattr(training_lab, "get_ipython", lambda: shell)
+        notebook = Notebook(gated=True)
+        return notebook, TrainingLab(notebook.make, n_epochs=20)
 
-
-def test_running_the_cell_again_stops_its_earlier_lab(monkeypatch):
-    class Shell:
-        def __init__(self, cell, execution):
-            self.parent = {"metadata": {"cellId": cell}, "header": {"msg_id": execution}}
-
-        def get_parent(self):
-            return self.parent
-
-    def build(cell, execution, notebook):
-        monkeypatch.setattr(training_lab, "get_ipython", lambda: Shell(cell, execution))
-        return TrainingLab(notebook.make, n_epochs=10**5)
-
-    notebooks = [Notebook(valid=unhurried) for _ in range(3)]
-    old, beside = build("a", "1", notebooks[0]), build("a", "1", notebooks[1])
-    other = build("b", "2", notebooks[2])
-    for lab in (old, beside, other):
-        lab.start()
-    until(lambda: all(lab.runs and lab.runs[0].history for lab in (old, beside, other)))
-    build("a", "3", Notebook())
-    old.wait(PATIENCE)
-    beside.wait(PATIENCE)
-    assert old.runs[0].state == beside.runs[0].state == "stopped"
-    assert other.training
-    other.stop().wait(PATIENCE)
+    (mine, lab), (others, other) = build("a"), build("b")
+    lab.start(lr=0.1)
+    other.start(lr=0.2)
+    until(lambda: lab.runs and other.runs)
+    threading.Timer(0.05, mine.may_go_on.release).start()  # the epoch under way may end
+    build("a")
+    assert lab.wait(PATIENCE).runs[0].state == "stopped" and other.training
+    others.may_go_on.release(10**6)
+    assert other.wait(PATIENCE).runs[0].score == pytest.approx(1 / 20 + 0.2)
 
 
 # -- what goes wrong ------------------------------------------------------------------------------
@@ -309,82 +267,72 @@ def test_running_the_cell_again_stops_its_earlier_lab(monkeypatch):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, None])
 def test_divergence_ends_with_a_sentence_and_advice_and_a_sweep_goes_on(bad):
     def valid(epoch, lr):
-        if bad is None and lr > 0.1:
+        if bad is None and lr == 0.5:
             raise FloatingPointError("valid_loss is what the loop itself complains of")
-        return bad if epoch == 2 and lr > 0.1 else 1.0
+        return bad if epoch == 2 and lr == 0.5 else 1.0
 
     lab = TrainingLab(Notebook(valid=valid).make, n_epochs=3, lr=0.5)
     said = []
     lab.status.observe(lambda change: said.append(change.new), "value")
-    lab.sweep("lr", [0.5, 0.05]).wait(PATIENCE)
+    lab.sweep("lr").wait(PATIENCE)
     (alert,) = [text for text in said if 'role="alert"' in text]
     assert "Training diverged: valid_loss is " in alert
     assert bad is None or f"{bad} at epoch 2. Try a smaller lr, say 0.05" in alert
-    assert [run.state for run in lab.runs] == ["diverged", "finished"][bad is None :]
+    ended = [(run.settings["lr"], run.state) for run in lab.runs]
+    assert ended[:2] + ended[-1:] == [(lr, "finished") for lr in (0.05, 0.17, 1.5)]
+    assert ended[2:-1] == [(0.5, "diverged")] * (bad is not None)
     assert 'role="status"' in lab.status.value
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_an_error_is_shown_raised_by_wait_and_forgotten_by_the_next_run(early):
-    faults = ["no <such> film"]
+@pytest.mark.parametrize("fault", [ValueError, SystemExit, GeneratorExit])
+def test_an_error_is_shown_raised_by_wait_and_forgotten_by_the_next_run(fault, early):
+    faults = [fault("no <such> film")]
 
     def make(**_):
         def records():
             yield {"epoch": 1, "valid_loss": 1.0}
             if faults:
-                raise ValueError(faults.pop())
+                raise faults.pop()
 
         return "model", [*records()] if early else records()
 
     lab = TrainingLab(make).start()
-    with pytest.raises(ValueError, match="no <such> film"):
+    with pytest.raises(fault, match="no <such> film"):
         lab.wait(PATIENCE)
-    assert "failed. ValueError: no &lt;such&gt; film" in lab.status.value
+    assert f"failed. {fault.__name__}: no &lt;such&gt; film" in lab.status.value
     assert [run.state for run in lab.runs] == ([] if early else ["failed"])
     assert lab.start().wait(PATIENCE).runs[-1].state == "finished"
-
-
-@pytest.mark.parametrize("exit_", [SystemExit, GeneratorExit])
-def test_an_exit_in_the_notebooks_code_is_shown_too(exit_):
-    def make(**_):
-        raise exit_("enough")
-
-    lab = TrainingLab(make).start()
-    with pytest.raises(exit_):
-        lab.wait(PATIENCE)
-    assert "Training failed" in lab.status.value and "enough" in lab.status.value
 
 
 @pytest.mark.parametrize(
     ("settings", "records", "said"),
     [
         ({}, [{"valid_loss": 1.0}], "no 'epoch' in a record"),
-        ({}, [{"epoch": 1, "note": "hi"}], "no metric in a record"),
+        ({}, [{"epoch": 1, "note": "hi"}], "no 'metric' in a record"),
         ({"metric": "valid_loss"}, [{"epoch": 1, "val_loss": 1.0}], "'valid_loss'.*'val_loss'"),
-        ({}, [{"epoch": 1, "loss": 1.0}, {"epoch": 2}], "metric 'loss' in a record"),
+        ({}, [{"epoch": 1, "loss": 1.0}, {"epoch": 2}], "no 'loss' in a record"),
         ({}, [1, 2], "ValueError|TypeError"),
         ({}, None, "not iterable"),
-        ({"digits": "three"}, [{"epoch": 1, "loss": 1.0}], "Training failed"),
+        ({"digits": "three"}, [{"epoch": 1, "loss": 1.0}], "Format spec"),
     ],
 )
 def test_whatever_goes_wrong_ends_with_its_reason_on_screen(settings, records, said):
-    digits = settings.pop("digits", 3)
     lab = TrainingLab(lambda **_: (None, records), **settings)
-    lab._plot["digits"] = digits  # as if the lab itself had a fault
     with pytest.raises(Exception):  # noqa: B017
         lab.start().wait(PATIENCE)
     shown = lab.status.value.replace("&#x27;", "'")
     assert "Training failed" in shown and re.search(said, shown) and 'role="alert"' in shown
-    assert not lab.training and lab.train_button.button_style == "primary"
+    assert not lab.training
 
 
-# -- reset, clear, sweep, predict -----------------------------------------------------------------
+# -- reset, clear, sweep --------------------------------------------------------------------------
 
 
 def test_reset_puts_every_control_back_and_keeps_the_runs():
     lab = TrainingLab(Notebook().make, n_epochs=3, controls={"bias": True, "loss": ["mse", "mae"]})
     before = lab.settings
-    lab.start(lr=0.5, weight_decay=0.0, n_epochs=2, seed=3, bias=False, loss="mae").wait(PATIENCE)
+    lab.start(lr=0.5, weight_decay=0.1, n_epochs=2, seed=3, bias=False, loss="mae").wait(PATIENCE)
     lab.reset_button.click()
     assert lab.settings == before and len(lab.runs) == 1
 
@@ -409,7 +357,7 @@ def test_clear_forgets_ghosts_and_table_but_not_the_run_under_way(training):
     assert "earlier run" not in lab.picture.tooltip
 
 
-def test_a_sweep_trains_once_for_each_value():
+def test_a_sweep_trains_once_for_each_value_until_it_is_stopped():
     notebook = Notebook()
     lab = TrainingLab(notebook.make, lr=0.03, n_epochs=2, controls={"bias": True})
     lab.sweep_choice.value = "lr"
@@ -419,38 +367,15 @@ def test_a_sweep_trains_once_for_each_value():
     assert "Best of all" in lab.status.value and "lr 0.003" in lab.status.value
     lab.sweep("bias").wait(PATIENCE)
     assert [call["bias"] for call in notebook.calls[4:]] == [False, True]
-
-
-@pytest.mark.parametrize("end", [TrainingLab.stop, TrainingLab.close])
-def test_stop_and_closing_the_lab_end_a_whole_sweep(end):
-    lab = TrainingLab(Notebook().make, n_epochs=10**6).sweep("lr")
-    until(lambda: lab.runs and lab.runs[0].history)
-    end(lab)
-    assert len(lab.wait(PATIENCE).runs) == 1 and not lab.training
+    notebook.valid = lambda epoch, lr: lab.stop() and 1.0
+    assert len(lab.sweep("lr").wait(PATIENCE).runs) == 7 and not lab.training
 
 
 # -- what is shown --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("lr", "guess", "answer"),
-    [
-        (0.05, "better", "You were right: it came out better, 0.300 after 0.350"),
-        (0.5, "better", "You said better: it came out worse"),
-        (0.1, "the same", "You were right: it came out the same"),
-    ],
-)
-def test_a_prediction_is_answered(lr, guess, answer):
-    lab = TrainingLab(Notebook().make, n_epochs=4)
-    lab.guess.value = "better"
-    assert "no earlier run" in lab.start(lr=0.1).wait(PATIENCE).status.value
-    lab.guess.value = guess
-    lab.start(lr=lr).wait(PATIENCE)
-    assert answer in lab.status.value and lab.guess.value == "no guess"
-
-
-def test_the_picture_is_a_png_whose_tooltip_is_the_alt_text():
-    lab = TrainingLab(Notebook().make, n_epochs=4, baseline=("table", 0.3), ylim=(0, 2))
+def test_the_picture_is_a_png_whose_tooltip_is_the_alt_text(drawn):
+    lab = TrainingLab(Notebook().make, n_epochs=4, baseline=("table", 0.3))
     assert bytes(lab.picture.value).startswith(b"\x89PNG")
     empty = lab.picture.value
     lab.start(lr=0.01).wait(PATIENCE)
@@ -460,14 +385,15 @@ def test_the_picture_is_a_png_whose_tooltip_is_the_alt_text():
     assert "table 0.300" in lab.picture.tooltip and "aria-label" in lab.progress.value
 
 
-def test_the_curve_draws_while_it_trains(gated):
+def test_the_curve_draws_while_it_trains(gated, drawn):
     notebook, lab = gated
     pictures = []
     lab.picture.observe(lambda change: pictures.append(change.new), "value")
     lab.start()
-    for _ in range(40):  # epochs that follow one another closely share a picture
+    for epoch in range(1, 41):  # epochs that follow one another closely share a picture
         notebook.may_go_on.release(1)
-        time.sleep(0.1)
+        until(lambda n=epoch: lab.runs and len(lab.runs[0].history) >= n)
+        time.sleep(0.05)
         if len(pictures) >= 3:
             break
     assert len(pictures) >= 3 and lab.training
@@ -476,7 +402,7 @@ def test_the_curve_draws_while_it_trains(gated):
 
 def test_runs_have_a_number_and_say_only_what_differs():
     lab = TrainingLab(Notebook().make, n_epochs=2, controls={"bias": True})
-    for lr in (0.1, 0.1, 0.2):
+    for lr in (0.1, 0.10001, 0.2):  # two that read alike are alike
         lab.start(lr=lr).wait(PATIENCE)
     legend = [t.get_text() for t in lab.figure().legends[0].get_texts()]
     assert legend[-2:] == ["run 1: lr 0.1", "run 2: lr 0.1"]
@@ -484,20 +410,16 @@ def test_runs_have_a_number_and_say_only_what_differs():
     assert re.findall(r"<tr><td>(.*?)</td>", lab.table.value)[-1] == "3: lr 0.2"
 
 
-def test_the_plain_text_of_a_lab_is_the_same_every_time():
-    labs = [TrainingLab(Notebook().make, controls={"bias": True}) for _ in range(2)]
-    assert repr(labs[0]) == repr(labs[1]) == "TrainingLab(lr, weight_decay, n_epochs, seed, bias)"
-    assert labs[0].still() == labs[1].still()
-
-
-def test_a_lab_leaves_a_picture_with_alt_text_where_it_cannot_be_drawn(monkeypatch):
+def test_a_lab_leaves_the_same_picture_each_time_where_it_cannot_be_drawn(monkeypatch, drawn):
     published = []
     monkeypatch.setattr(controls, "publish_display_data", published.append)
-    lab = TrainingLab(Notebook().make, baseline=("<table>", 0.9))
-    lab._ipython_display_()
-    widget, picture = published
+    for _ in range(2):
+        lab = TrainingLab(Notebook().make, baseline=("<table>", 0.9), controls={"bias": True})
+        lab._ipython_display_()
+    widget, picture, _, again = published
     assert set(widget) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
-    assert picture["text/plain"] == lab.picture.tooltip
+    assert widget["text/plain"] == "TrainingLab(lr, weight_decay, n_epochs, seed, bias)"
+    assert picture == again and picture["text/plain"] == lab.picture.tooltip
     assert 'alt="No epoch of loss to draw yet; &lt;table&gt; 0.900."' in picture["text/html"]
     assert "run this cell" in picture["text/html"] and 'src="data:image/png' in picture["text/html"]
 
@@ -505,36 +427,20 @@ def test_a_lab_leaves_a_picture_with_alt_text_where_it_cannot_be_drawn(monkeypat
 # -- controls -------------------------------------------------------------------------------------
 
 
-def test_slider_and_box_agree_and_both_have_a_name():
-    lr = control("lr", (1e-4, 0.01, 1.0))
-    names = [lr.slider.label, lr.slider.description, lr.box.description]
-    assert names == ["0.01", "lr", "exact lr"]
-    lr.slider.value = 0.13
-    assert lr.value == lr.box.value == 0.13
-    for exact, step in ((0.0321, 0.032), (0.0, 1e-4), (1e-9, 1e-4), (50.0, 1.0)):
-        lr.box.value = exact
-        lr.slider.value = step  # what the front end may send back is no move
-        assert (lr.value, lr.box.value, lr.slider.value) == (exact, exact, step)
-    lr.slider.value = 0.04  # a real move
-    assert lr.value == lr.box.value == 0.04
-    lr.box.value = -1.0
-    assert lr.value == 0.0
-    widget = widgets.IntText(3)
-    assert control("batch_size", widget) is widget and widget.description == "batch_size"
-
-
 @pytest.mark.parametrize(
-    ("spec", "kind"),
+    ("spec", "kind", "swept"),
     [
-        (True, widgets.Checkbox),
-        (["a", "b"], widgets.Dropdown),
-        ((1, 2, 3), widgets.IntSlider),
-        ((0.0, 0.2, 0.5), widgets.FloatSlider),
-        ((0.001, 0.1, 1.0), LogSlider),
+        (True, widgets.Checkbox, [False, True]),
+        ([*"abcde"], widgets.Dropdown, [*"abcd"]),
+        ((1, 8, 64), widgets.IntSlider, [1, 4, 16, 64]),
+        ((0.0, 0.1, 0.6), widgets.FloatSlider, [0.0, 0.2, 0.4, 0.6]),
+        ((0.001, 0.1, 1.0), widgets.FloatLogSlider, [0.01, 0.033, 0.1, 0.3]),
+        (widgets.BoundedIntText(5, max=9999), widgets.BoundedIntText, [1, 22, 464, 9999]),
     ],
 )
-def test_controls_are_made_from_plain_values(spec, kind):
-    assert isinstance(control("name", spec), kind)
+def test_controls_are_made_from_plain_values_and_swept_over_their_range(spec, kind, swept):
+    made = control("k", spec)
+    assert isinstance(made, kind) and made.description == "k" and spread(made) == swept
 
 
 @pytest.mark.parametrize("spec", [(3, 2, 1), (1, 2), (0, 0, 0), "adam", 3, []])
@@ -543,16 +449,6 @@ def test_a_bad_control_names_itself(spec):
         control("n_factors", spec)
 
 
-def test_a_spread_covers_the_control():
-    assert spread(control("k", (1, 8, 64))) == [1, 4, 16, 64]
-    assert spread(control("p", (0.0, 0.1, 0.6))) == [0.0, 0.2, 0.4, 0.6]
-    assert spread(control("loss", ["a", "b", "c", "d", "e"])) == ["a", "b", "c", "d"]
-    assert spread(LogSlider(1e-6, 0.0, 1e-2)) == [0.0, 3.3e-5, 1e-4, 3e-4]
-    assert spread(widgets.BoundedIntText(5)) == [5, 6, 7, 8]
-
-
 def test_text_is_shown_as_it_is():
     shown = literal('<b>"$5 & $10"')
     assert "&lt;b&gt;&quot;$5 &amp; $10&quot;" in shown and "mathjax_ignore" in shown
-    with pytest.raises(ValueError, match="can't be"):
-        check_value("name", widgets.Text("a"), 3)

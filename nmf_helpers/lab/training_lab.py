@@ -253,7 +253,7 @@ class TrainingLab(parts.Lab):
                 nearest("choice", str(value), map(str, getattr(control, "options", [value])))
                 control.value = value
                 if control.value != value:
-                    raise ValueError(f"the nearest that the control takes is {control.value!r}")
+                    raise ValueError(f"the control takes {control.value!r} instead")
         except (ValueError, TraitError) as error:
             self._set(before)
             raise ValueError(f"{name} can't be {value!r}: {error}") from error
