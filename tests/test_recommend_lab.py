@@ -57,6 +57,7 @@ def test_a_model_is_told_only_what_is_liked_and_the_strongest_of_it_is_the_reaso
     table = lab.recommendations().set_index("title")
     assert lab._recommend.folded == lab._recommend.explained == [0, 1]
     assert dict(table["because"]) == {"Aliens": "Alien", "Toy Story": "", "": ""}
+    assert lab.lists.value.count("<li>") == 6  # shorter than k rather than with what was rated
 
 
 def test_implicit_als_and_a_function_of_stars_serve_as_they_are():
@@ -188,35 +189,25 @@ def test_more_ratings_than_rows_still_count_until_all_are_forgotten():
     assert lab.ratings == {} and {row.item for row in lab.mine} == {None}
 
 
-def test_a_list_is_rather_short_than_filled_with_what_was_rated(lab):
-    for title in ("Alien", "Aliens", "Shrek", "Toy Story", "Amélie"):
-        lab.rate(title, 5)
-    assert set(lab.recommendations()["title"]) == {"The Matrix", ""}
-    assert lab.lists.value.count("<li>") == 4
-
-
-@pytest.mark.parametrize(
-    "scores", [np.full(N, np.nan), np.zeros(3), np.r_[np.zeros(N - 1), np.nan]]
-)
-def test_scores_that_are_none_are_refused_on_screen(lab, scores):
-    lab._recommend = lambda items, stars: scores
-    lab.rate("Alien", 5)
-    assert 'role="alert"' in lab.status.value and f"each of {N} films" in lab.status.value
-    assert lab.lists.value == ""
-    with pytest.raises(ValueError, match="NaN in scores of shape"):
-        lab.recommendations()
-
-
-ODD = ["$5 & <b>$10</b>", "line\nbreak", "شباب", "long " * 60, 1917, None, "x" * 200]
+def test_scores_that_are_none_are_refused_on_screen(lab):
+    for scores in (np.full(N, np.nan), np.zeros(3), np.r_[np.zeros(N - 1), np.nan]):
+        lab._recommend = lambda items, stars, scores=scores: scores
+        lab.rate("Alien", 5)
+        assert 'role="alert"' in lab.status.value and f"each of {N} films" in lab.status.value
+        assert lab.lists.value == ""
+        with pytest.raises(ValueError, match="NaN in scores of shape"):
+            lab.recommendations()
 
 
 def test_titles_are_text_whatever_is_in_them():
-    films = MOVIES.assign(title=ODD, year=["1999?", 2001, 2001.0, None, "", 1917, 2000])
+    odd = ["$5 & <b>$10</b>", "line\nbreak", "شباب", "long " * 60, 1917, None, "x" * 200]
+    films = MOVIES.assign(title=odd, year=["1999?", 2001, 2001.0, None, "", 1917, 2000])
     lab = RecommendLab(FoldInWeights(np.ones((N, N))), films.sort_values("genres"), POPULARITY)
     for text in (lab.lists.value, *(row.children[1].value for row in lab.found)):
         assert "<b>$" not in text and "\n" not in text
     assert "$5 &amp; &lt;b&gt;$10&lt;/b&gt;" in lab.lists.value and "1917" in lab.lists.value
-    assert lab.items.names == Items(films.sort_values("genres").reset_index(), POPULARITY).names
+    films = films.sort_values("genres").reset_index()  # by their place, not by the table's labels
+    assert lab.items.names == Items(films, POPULARITY).names
     chart = FactorLab(films, POPULARITY, np.random.default_rng(0).normal(size=(N, 2)))
     assert bytes(chart.picture.value).startswith(b"\x89PNG") and "alert" not in chart.ends.value
 
@@ -224,43 +215,39 @@ def test_titles_are_text_whatever_is_in_them():
 # -- finding films --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "titles"),
-    [
-        ("matrix", ["The Matrix"]),
-        ("AMELIE", ["Amélie"]),
-        ("story toy", ["Toy Story"]),
-        ("2001", ["Shrek", "Amélie"]),
-        ("", ["Toy Story", "The Matrix", "Aliens", "Alien", "Shrek", "Amélie", ""]),
-        ("???", []),
-        ("no such film", []),
-    ],
-)
-def test_a_search_is_easy_on_spelling(text, titles):
+def test_a_search_is_easy_on_spelling():
     items = Items(MOVIES, POPULARITY)
-    assert [items.titles[i] for i in items.search(text, 9)] == titles
+    for text, titles in {
+        "matrix": ["The Matrix"],
+        "AMELIE": ["Amélie"],
+        "story toy": ["Toy Story"],
+        "2001": ["Shrek", "Amélie"],
+        "": ["Toy Story", "The Matrix", "Aliens", "Alien", "Shrek", "Amélie", ""],
+        "???": [],
+        "no such film": [],
+    }.items():
+        assert [items.titles[i] for i in items.search(text, 9)] == titles, text
 
 
-@pytest.mark.parametrize(
-    ("stored", "shown"),
-    [
-        ("Matrix, The", "The Matrix"),
-        ("Godfather: Part II, The", "The Godfather: Part II"),
-        ("Bug's Life, A", "A Bug's Life"),
-        ("Good, the Bad and the Ugly, The", "The Good, the Bad and the Ugly"),
-        ("Lock, Stock & Two Smoking Barrels", "Lock, Stock & Two Smoking Barrels"),
-        ("City of Lost Children, The (Cité, La)", "The City of Lost Children (Cité, La)"),
-    ],
-)
-def test_articles_go_to_the_front(stored, shown):
-    assert Items(MOVIES.assign(title=stored), POPULARITY).titles[0] == shown
+def test_articles_go_to_the_front():
+    for stored, shown in {
+        "Godfather: Part II, The": "The Godfather: Part II",
+        "Bug's Life, A": "A Bug's Life",
+        "Good, the Bad and the Ugly, The": "The Good, the Bad and the Ugly",
+        "Lock, Stock & Two Smoking Barrels": "Lock, Stock & Two Smoking Barrels",
+        "City of Lost Children, The (Cité, La)": "The City of Lost Children (Cité, La)",
+    }.items():
+        assert Items(MOVIES.assign(title=stored), POPULARITY).titles[0] == shown
 
 
-def test_movies_in_another_shape_are_refused():
+def test_movies_and_vectors_in_another_shape_are_refused():
     with pytest.raises(ValueError, match="genres"):
         Items(MOVIES.drop(columns="genres"), POPULARITY)
     with pytest.raises(ValueError, match="7 rows and popularity 3"):
         Items(MOVIES, POPULARITY[:3])
+    for before in (np.zeros((3, 2)), np.zeros(N), np.full((N, 2), np.nan)):
+        with pytest.raises(ValueError, match="before training"):
+            FactorLab(MOVIES, POPULARITY, np.zeros((N, 2)), before)
 
 
 # -- the factor map -------------------------------------------------------------------------------
@@ -306,12 +293,6 @@ def test_the_most_rated_films_are_shown_and_one_factor_is_a_map_of_one_direction
     items, points = lab.points()
     assert list(items) == [4, 0, 2] and points.shape == (3, 2) and not points[:, 1].any()
     assert np.ptp(points[:, 0]) == 4 and lab.across.options[-1] == ("factor 1", 2)
-
-
-@pytest.mark.parametrize("before", [np.zeros((3, 2)), np.zeros(N), np.full((N, 2), np.nan)])
-def test_vectors_without_a_map_are_refused(before):
-    with pytest.raises(ValueError, match="before training"):
-        FactorLab(MOVIES, POPULARITY, np.zeros((N, 2)), before)
 
 
 def test_the_projection_is_principal_components():
