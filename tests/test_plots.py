@@ -55,11 +55,12 @@ def test_the_alt_text_tells_the_course_of_the_curve():
 
 def test_training_and_validation_differ_in_style_as_well_as_colour():
     chart = loss_curves(DIPPING)
-    assert chart.train.get_linestyle() != chart.validation.get_linestyle()
-    assert chart.train.get_color() != chart.validation.get_color()
-    np.testing.assert_allclose(chart.validation.get_ydata(), [1.12, 0.95, 0.91, 0.93])
-    np.testing.assert_allclose(chart.train.get_ydata(), [1.2, 0.9, 0.7, 0.6])
-    assert (list(chart.best.get_xdata()), list(chart.best.get_ydata())) == ([3], [0.91])
+    train, validation, best = chart.train, chart.validation, chart.best
+    assert train.get_linestyle() != validation.get_linestyle()
+    assert train.get_color() != validation.get_color()
+    assert validation.get_ydata().tolist() == [1.12, 0.95, 0.91, 0.93]
+    assert train.get_ydata().tolist() == [1.2, 0.9, 0.7, 0.6]
+    assert best.get_xydata().tolist() == [[3, 0.91]]
 
 
 def test_a_number_nobody_recorded_is_named_with_those_that_are_and_may_be_missing_in_some_epochs():

@@ -9,9 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from nmf_helpers.als import ImplicitALS
-from nmf_helpers.lab import FactorLab, FoldInWeights, RecommendLab
-from nmf_helpers.lab import factor_lab as factor_lab_module
-from nmf_helpers.lab.factor_lab import project
+from nmf_helpers.lab import FactorLab, FoldInWeights, RecommendLab, factor_lab
 from nmf_helpers.lab.recommend_lab import N_ROWS, Items
 
 MOVIES = pd.DataFrame(
@@ -254,7 +252,7 @@ def test_movies_and_vectors_in_another_shape_are_refused():
 
 
 @pytest.fixture
-def factor_lab():
+def maps():
     after = np.zeros((N, 3))
     after[:, 0] = [3, 2, 1, 0, -1, -2, -3]
     after[:, 1] = [1, -1, 1, -1, 1, -1, 0]
@@ -262,33 +260,31 @@ def factor_lab():
     return FactorLab(MOVIES, POPULARITY, after, before)
 
 
-def test_axes_are_single_factors_too_and_their_ends_are_named(factor_lab):
-    factor_lab.across.label, factor_lab.up.label = "factor 1", "factor 2"
-    assert "<b>left:</b> <bdi" in factor_lab.ends.value and ">Shrek (2001)" in factor_lab.ends.value
-    right = factor_lab.ends.value.split("right:")[1]
+def test_axes_are_single_factors_too_and_their_ends_are_named(maps):
+    maps.across.label, maps.up.label = "factor 1", "factor 2"
+    assert "<b>left:</b> <bdi" in maps.ends.value and ">Shrek (2001)" in maps.ends.value
+    right = maps.ends.value.split("right:")[1]
     assert re.findall(r'ignore">(.*?)</bdi>', right)[:2] == ["The Matrix (1999)", "Alien (1979)"]
-    assert "Horror centred at (+1.50, +0.00)" in factor_lab.picture.tooltip
-    factor_lab.genres[0].value = "none"
-    assert "Horror" not in factor_lab.picture.tooltip
+    assert "Horror centred at (+1.50, +0.00)" in maps.picture.tooltip
+    maps.genres[0].value = "none"
+    assert "Horror" not in maps.picture.tooltip
 
 
-def test_before_and_after_are_different_maps(factor_lab):
-    after = bytes(factor_lab.picture.value), factor_lab.picture.tooltip
-    before = factor_lab.figure("before training")
-    assert factor_lab.figure().alt == after[1] != before.alt
-    factor_lab.when.value = "before training"
-    shown = bytes(factor_lab.picture.value), factor_lab.picture.tooltip
-    assert shown == (before.png(), before.alt) != after
+def test_before_and_after_are_different_maps(maps):
+    after, before = maps.picture.tooltip, maps.figure("before training")
+    assert maps.figure().alt == after != before.alt
+    maps.when.value = "before training"
+    assert maps.picture.tooltip == before.alt and maps.picture.value == before.png()
 
 
-def test_a_searched_film_is_named_first_and_no_name_covers_another(factor_lab):
-    factor_lab._vectors["after training"][:, :] = 0.0  # all in one place
-    factor_lab.query.value = "amelie"
-    assert [t.get_text() for t in factor_lab.figure().axes[0].texts] == ["Amélie (2001)"]
+def test_a_searched_film_is_named_first_and_no_name_covers_another(maps):
+    maps._vectors["after training"][:, :] = 0.0  # all in one place
+    maps.query.value = "amelie"
+    assert [t.get_text() for t in maps.figure().axes[0].texts] == ["Amélie (2001)"]
 
 
 def test_the_most_rated_films_are_shown_and_one_factor_is_a_map_of_one_direction(monkeypatch):
-    monkeypatch.setattr(factor_lab_module, "N_SHOWN", 3)
+    monkeypatch.setattr(factor_lab, "N_SHOWN", 3)
     lab = FactorLab(MOVIES, POPULARITY, np.arange(float(N))[:, None])
     items, points = lab.points()
     assert list(items) == [4, 0, 2] and points.shape == (3, 2) and not points[:, 1].any()
@@ -297,8 +293,10 @@ def test_the_most_rated_films_are_shown_and_one_factor_is_a_map_of_one_direction
 
 def test_the_projection_is_principal_components():
     vectors = np.random.default_rng(0).normal(size=(60, 5)) * [5, 3, 1, 1, 1]
-    ours, (_, axes) = project(vectors), np.linalg.eigh(np.cov(vectors.T))
+    ours, (_, axes) = factor_lab.project(vectors), np.linalg.eigh(np.cov(vectors.T))
     theirs = (vectors - vectors.mean(0)) @ axes[:, :-3:-1]
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-9)
-    mirrored = project(vectors * [-1, 1, -1, 1, 1])  # a model whose factors came out negative
+    mirrored = factor_lab.project(
+        vectors * [-1, 1, -1, 1, 1]
+    )  # a model whose factors came out negative
     np.testing.assert_allclose(mirrored, ours)
