@@ -307,10 +307,10 @@ def test_a_lab_is_used_by_mouse_and_keyboard_trains_and_stops(page, run_all, nam
 
 def test_everything_in_a_lab_works_by_keyboard(page, run_all):
     lab = run_all()
-    exact = slider(lab, "lr")[1].locator(".widget-readout")
-    for value in ("0.000217", "0.0321"):  # the longest is seen to its end
+    for name, value in {"weight_decay": "0.00000126", "lr": "0.0321"}.items():
+        exact = slider(lab, name)[1].locator(".widget-readout")
         exact.fill(value)
-        exact.press("Enter")
+        exact.press("Enter")  # and the longest is seen to its end
         assert exact.evaluate("box => box.scrollWidth <= box.clientWidth"), value
     exact.press("Tab")
     train = lab.locator("button.jupyter-button", has_text="Train")

@@ -105,8 +105,8 @@ class FactorLab(Lab):
         across, up, lines = *points.argsort(0).T, []  # (n,), (n,)
         ends = {"left": across, "right": across[::-1], "bottom": up, "top": up[::-1]}
         for end, rows in ends.items():
-            films = "; ".join(literal(self.items.names[items[row]]) for row in rows[:4])
-            lines.append(f"<b>{end}:</b> {films}")
+            named = "; ".join(literal(self.items.names[items[row]]) for row in rows[:4])
+            lines.append(f"<b>{end}:</b> {named}")
         self.ends.value = f'<div class="nmf-text">{"<br>".join(lines)}</div>'
 
 
