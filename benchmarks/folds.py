@@ -7,7 +7,8 @@
 Each result is written as it comes, so that a run that was cut short goes on where it stopped.
 GroupLens made u1 to u5 from ``u.data`` in its own order: a fifth after the other. ua and ub hold
 out the first and the second ten ratings of each user. Only u1 is clean: settings were chosen inside
-u1.base, which holds the test ratings of u2 to u5, and most of those of ua and ub.
+u1.base, which holds the test ratings of u2 to u5, and most of those of ua and ub; explicit()'s were
+chosen on other splits.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def chance(n_others, n_above, n_drawn, k):
 
 
 def of_six_items(is_free):
-    """Return yours takes these of the items 0 to 5 for free:"""
+    """Return yours calls these of the items 0 to 5 free:"""
     return tuple([i for i in range(6) if is_free(user, i, MATRIX)] for user in range(2))
 
 
@@ -110,7 +110,7 @@ def unchanged(top_k, scores):
 # 1. Compare the list with what the user has rated already.
 # 2. She has rated that film. What score does it need, so that it never gets into the list?
 # 3. Minus infinity. Work on a copy, as the scores are somebody else's.
-@case("6.bug3", BOTH, given=f"k = 2 and {RATED_BY}", look=lists, why="rated items are no news")
+@case("6.bug3", BOTH, given=f"k = 2 and {RATED_BY}", look=lists, why="those of training are left out")
 @case("6.bug3", BOTH, given="an array of scores", look=unchanged, want=True)
 def top_k(scores, train, k):
     candidates = np.where(train.toarray() > 0, -np.inf, scores)
