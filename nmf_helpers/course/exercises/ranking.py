@@ -110,7 +110,7 @@ def unchanged(top_k, scores):
 # 1. Compare the list with what the user has rated already.
 # 2. She has rated that film. What score does it need, so that it never gets into the list?
 # 3. Minus infinity. Work on a copy, as the scores are somebody else's.
-@case("6.bug3", BOTH, given=f"k = 2 and {RATED_BY}", look=lists, why="those of training are left out")
+@case("6.bug3", BOTH, given=f"k = 2 and {RATED_BY}", look=lists, why="training's are left out")
 @case("6.bug3", BOTH, given="an array of scores", look=unchanged, want=True)
 def top_k(scores, train, k):
     candidates = np.where(train.toarray() > 0, -np.inf, scores)
