@@ -11,32 +11,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import Phase, settings
 from torch import nn
 
 from nmf_helpers import hogwild, interactions, losses, metrics, models, training
 
+settings.register_profile("planted", deadline=None, phases=[Phase.explicit, Phase.generate])
 METHODS = torch.multiprocessing.get_all_start_methods()
 
 
 class Judge:
-    """Collects what a test ended with."""
+    """Collects what each test ended with: None, or what it raised."""
 
     def __init__(self):
-        self.raised = []
+        self.ended = {}
 
-    def pytest_exception_interact(self, call):
-        self.raised.append(call.excinfo.value)
+    def pytest_runtest_makereport(self, item, call):
+        if call.when == "call":
+            self.ended[item.name] = call.excinfo and call.excinfo.value
 
 
-def run(test, monkeypatch):
-    """What one test raises, in a module that is imported anew so that it meets the bug."""
-    judge, file = Judge(), test.partition("::")[0]
-    monkeypatch.delitem(sys.modules, file.removesuffix(".py"), raising=False)
-    options = ["-q", "-oaddopts=", "-pno:nbval", "-pno:xdist", "-pno:cacheprovider"]
-    status = pytest.main([str(Path(__file__).with_name(test)), *options], plugins=[judge])
-    monkeypatch.delitem(sys.modules, file.removesuffix(".py"), raising=False)
-    assert status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), f"there is no {test}"
-    return judge.raised
+def run(file, names, monkeypatch):
+    """What tests of a file raise, by name, when it is imported anew so that it meets the bug."""
+    judge, module = Judge(), file.removesuffix(".py")
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    options = ["-q", "-oaddopts=", "-pno:nbval", "-pno:xdist", "-pno:unraisableexception"]
+    tests = [f"{Path(__file__).with_name(file)}::{name}" for name in names]
+    settings.load_profile("planted")
+    pytest.main([*tests, *options], plugins=[judge])
+    settings.load_profile("any machine")
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    return judge.ended
 
 
 # -- the bugs -------------------------------------------------------------------------------------
@@ -112,80 +117,79 @@ def all_the_data(rank, pipes, seed, model, dataset, step, order, _work=hogwild._
 
 
 PAIRS, MF = interactions.PairwiseInteractions, models.BiasedMF
-UNIFORM = "test_interactions.py::test_the_sampler_is_uniform_over_the_items_the_user_has_not_rated"
-BUGS = {
+NEVER_A_POSITIVE = "test_the_sampler_draws_every_free_item_and_never_a_positive"
+BUGS = {  # name: (what is replaced, the file of the tests that must fail, their names)
     "the old sampler": (
-        [(PAIRS, "sample_negatives", old_sampler)],
-        UNIFORM,
+        [(PAIRS, "sample_negatives", old_sampler)], "test_interactions.py", NEVER_A_POSITIVE,
     ),
     "any item is free": (
         [(PAIRS, "sample_negatives", lambda self, u: torch.randint(self.n_items, u.shape))],
-        UNIFORM,
+        "test_interactions.py", NEVER_A_POSITIVE,
     ),
     "negatives checked against the test part alone": (
         [(PAIRS, "__init__", before(PAIRS.__init__, without_exclude))],
-        "test_interactions.py::test_items_to_exclude_are_excluded",
+        "test_interactions.py", "test_items_to_exclude_are_excluded",
     ),
     "one minus sigma, squared, for BPR": (
         [(losses, "bpr_loss", losses.squared_sigmoid_loss)],
-        "test_losses.py::test_the_gradient_of_bpr_is_minus_sigma_of_minus_x",
-        "test_losses.py::test_bpr_is_minus_log_sigma",
+        "test_losses.py",
+        "test_the_gradient_of_bpr_is_minus_sigma_of_minus_x",
+        "test_bpr_is_minus_log_sigma",
     ),
     "metrics that rank training items": (
         [(metrics, "_rank", lambda s, t, e, ks, _rank=metrics._rank: _rank(s, t, None, ks))],
-        "test_metrics.py::test_training_items_are_not_ranked",
+        "test_metrics.py", "test_training_items_are_not_ranked",
     ),
     "a mean taken for a sum": (
         [(training, "batch_loss", divided_twice)],
-        "test_training.py::test_losses_are_means_whatever_the_reduction",
+        "test_training.py", "test_losses_are_means_whatever_the_reduction",
     ),
     "a bare squeeze": (
-        [(MF, "forward", squeezed)],
-        "test_models.py::test_a_batch_of_one_is_still_a_batch",
+        [(MF, "forward", squeezed)], "test_models.py", "test_a_batch_of_one_is_still_a_batch",
     ),
     "an overridden call": (
-        [(MF, "__call__", MF.forward)],
-        "test_models.py::test_forward_hooks_fire",
+        [(MF, "__call__", MF.forward)], "test_models.py", "test_forward_hooks_fire",
     ),
     "torch's own wide start": (
         [(models, "_normal", lambda n, k, mean, std, sparse=False: nn.Embedding(n, k))],
-        "test_models.py::test_factors_start_where_init_std_says",
+        "test_models.py", "test_factors_start_where_init_std_says",
     ),
     "a ReLU on the embeddings": (
         [(models.CollabFNet, "__init__", cut_embeddings)],
-        "test_models.py::test_collabfnet_tells_the_negative_half_of_an_embedding",
+        "test_models.py", "test_collabfnet_tells_the_negative_half_of_an_embedding",
     ),
     "weights built before the seed is set": (
         [(MF, "__init__", before(MF.__init__, unseeded))],
-        "test_pipeline.py::test_the_seed_decides_the_weights_before_training_too",
+        "test_pipeline.py", "test_the_seed_decides_the_weights_before_training_too",
     ),
-}
+}  # fmt: skip
 FORK = (hogwild, "METHOD", "fork")
 if "fork" in METHODS:  # only a forked worker meets a bug that its parent has
     BUGS |= {
         "hogwild workers with one random state": (
             [FORK, (hogwild, "_work", one_state)],
-            "test_hogwild.py::test_each_worker_has_a_random_state_of_its_own",
+            "test_hogwild.py", "test_each_worker_has_a_random_state_of_its_own",
         ),
         "hogwild workers that each walk all the data": (
             [FORK, (hogwild, "_work", all_the_data)],
-            "test_hogwild.py::test_an_epoch_is_one_pass_whatever_the_number_of_workers",
+            "test_hogwild.py", "test_an_epoch_is_one_pass_whatever_the_number_of_workers",
         ),
-    }
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("bug", "test"), [(bug, test) for bug, (_, *tests) in BUGS.items() for test in tests]
-)
-def test_a_planted_bug_is_caught(bug, test, monkeypatch):
-    for target, name, replacement in BUGS[bug][0]:
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_caught(bug, monkeypatch):
+    planted, file, *names = BUGS[bug]
+    for target, name, replacement in planted:
         monkeypatch.setattr(target, name, replacement)
-    raised = run(test, monkeypatch)
-    assert raised, f"{test} passes with the bug"
-    assert all(isinstance(r, AssertionError | pytest.fail.Exception) for r in raised), raised
+    ended = run(file, names, monkeypatch)
+    assert {name.partition("[")[0] for name in ended} == {*names}
+    for name in names:
+        raised = [end for test, end in ended.items() if test.startswith(name)]
+        caught = [end for end in raised if isinstance(end, AssertionError | pytest.fail.Exception)]
+        assert caught and caught == [end for end in raised if end], f"{name}: {raised}"
 
 
 def test_without_a_bug_nothing_is_raised(monkeypatch):
-    assert run(UNIFORM, monkeypatch) == []
-    with pytest.raises(AssertionError, match="there is no test_losses"):
-        run("test_losses.py::test_of_nothing", monkeypatch)
+    ended = run("test_interactions.py", [NEVER_A_POSITIVE], monkeypatch)
+    assert ended == {NEVER_A_POSITIVE: None}
