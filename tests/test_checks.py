@@ -10,13 +10,10 @@ from scipy import sparse
 from nmf_helpers.checks import check_ids, check_matrix, check_number, nearest
 
 
-@pytest.mark.parametrize("value", [1, 2.5, np.float32(0.1), np.int64(3)])
-def test_a_number_in_range_passes(value):
-    check_number("lr", value, above=0, at_most=3)
-
-
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "1", None, 1j, [1], 3.5, True])
 def test_a_number_out_of_range_is_refused_by_name(value):
+    for good in (1, 2.5, np.float32(0.1), np.int64(3)):
+        check_number("lr", good, above=0, at_most=3)
     with pytest.raises(ValueError, match=r"lr must be a number, above 0 and at most 3, not"):
         check_number("lr", value, above=0, at_most=3)
 
@@ -29,9 +26,9 @@ def test_a_number_without_limits_and_one_below_a_limit():
         check_number("share", 1, below=1)
 
 
-@pytest.mark.parametrize("value", [2.0, 2.5, "2", math.nan, True])
+@pytest.mark.parametrize("value", [2.0, 0, "2", True])
 def test_a_whole_number_is_an_integer(value):
-    check_number("k", np.int32(2), at_least=2, whole=True)
+    check_number("k", np.int32(1), at_least=1, whole=True)
     with pytest.raises(ValueError, match="k must be a whole number, at least 1"):
         check_number("k", value, at_least=1, whole=True)
 
@@ -83,11 +80,7 @@ def test_a_stored_zero_is_a_rating_but_no_interaction():
     ("matrix", "error", "says"),
     [
         (pd.DataFrame({"userId": [1]}), TypeError, r"a table \(DataFrame\).*interaction_matrix"),
-        (
-            sparse.coo_array([1.0, 2.0]),
-            TypeError,
-            r"is float64 of shape \(2,\), not a users x items",
-        ),
+        (sparse.coo_array([1.0]), TypeError, r"is float64 of shape \(1,\), not a users x items"),
         (None, TypeError, "is object of shape .*, not a users x items matrix of numbers"),
         ([[1.0, math.nan]], ValueError, r"nan at user 0, item 1 \(1 such entries\): remove"),
         ([[math.inf, -math.inf]], ValueError, r"inf at user 0, item 0 \(2 such entries\)"),

@@ -42,22 +42,19 @@ def path(tmp_path, monkeypatch):
 
 @pytest.fixture
 def routes(monkeypatch):
-    """Routes by name that give these bytes, or fail with this error; or functions of a folder."""
+    return lambda **ways: monkeypatch.setattr(fetch, "routes", lambda: ways)
 
-    def take(folder, what):
-        if isinstance(what, BaseException | type):
+
+def gives(what):
+    """Make a route that gives these bytes, or fails with this error."""
+
+    def route(folder):
+        if not isinstance(what, bytes):
             raise what
-        (Path(folder) / "archive").write_bytes(what)
+        Path(folder, "archive").write_bytes(what)
         return f"{folder}/archive"
 
-    def be(**given):
-        ways = {
-            n: w if callable(w) and not isinstance(w, type) else partial(take, what=w)
-            for n, w in given.items()
-        }
-        monkeypatch.setattr(fetch, "routes", lambda: ways)
-
-    return be
+    return route
 
 
 # What arrives
@@ -118,7 +115,9 @@ def test_if_all_routes_fail_one_error_tells_what_was_tried_and_the_ways_out(path
     urls = {url: partial(download, url) for url in (page, sorry, closed)}
     with socket.create_server(("127.0.0.1", 0)) as server:
         silent = f"http://127.0.0.1:{server.getsockname()[1]}/"
-        routes(**urls, **{silent: partial(download, silent, timeout=0.2)}, empty=TimeoutError)
+        routes(
+            **urls, **{silent: partial(download, silent, timeout=0.2)}, empty=gives(TimeoutError())
+        )
         with pytest.raises(FetchError) as error:
             fetch_100k()
     for words in (
@@ -130,28 +129,21 @@ def test_if_all_routes_fail_one_error_tells_what_was_tried_and_the_ways_out(path
     assert path.read_bytes() == b"" and os.listdir(path.parent) == [path.name]
 
 
-@pytest.fixture
-def index(tmp_path, monkeypatch):
-    """Give pip a package index that is a folder, with a tiny package in it."""
-    name = "tiny-1.0-py3-none-any.whl"
+def test_pip_fetches_a_wheel_or_passes_its_last_word_on(tmp_path, monkeypatch):
     wheel = archive(
         {
             "tiny-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",
             "tiny-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n",
         }
     )
-    (tmp_path / name).write_bytes(wheel)
+    (tmp_path / "tiny-1.0-py3-none-any.whl").write_bytes(wheel)
+    (tmp_path / "new").mkdir()
     for variable in [v for v in os.environ if v.startswith("PIP_")]:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    return wheel
-
-
-def test_pip_fetches_a_wheel_or_passes_its_last_word_on(index, tmp_path):
-    (tmp_path / "new").mkdir()
-    assert Path(pip_download("tiny==1.0", str(tmp_path / "new"))).read_bytes() == index
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))  # a package index that is a folder
+    assert Path(pip_download("tiny==1.0", str(tmp_path / "new"))).read_bytes() == wheel
     with pytest.raises(OSError, match=r"No matching distribution found for huge==9"):
         pip_download("huge==9", str(tmp_path / "new"))
 
@@ -190,7 +182,7 @@ def test_the_cache_folder_can_be_moved(monkeypatch, tmp_path):
 
 def test_what_was_fetched_once_is_not_fetched_again(path, routes):
     for way in (grouplens_zip(), AssertionError("there was no need to fetch")):
-        routes(way=way)
+        routes(way=gives(way))
         assert fetch_100k().movies == MOVIES
     assert os.listdir(path.parent) == [path.name]
 
@@ -201,14 +193,14 @@ def test_what_was_fetched_once_is_not_fetched_again(path, routes):
 def test_a_broken_cached_file_is_noticed_and_replaced(path, routes, broken):
     path.parent.mkdir()
     path.write_bytes(broken)
-    routes(way=recbole_wheel())
+    routes(way=gives(recbole_wheel()))
     assert fetch_100k().ratings == RATINGS
     assert path.read_bytes() == recbole_wheel()
 
 
 def test_a_cache_that_cannot_be_written_is_reported_before_anything_is_fetched(path, routes):
     path.parent.write_text("a file where the folder should be")
-    routes(way=AssertionError("fetched"))
+    routes(way=gives(AssertionError("fetched")))
     with pytest.raises(FetchError, match=r"cache can't be written .* NMF_DATA_DIR"):
         fetch_100k()
 
@@ -219,7 +211,7 @@ def test_a_read_only_cache_can_be_read_but_not_filled(path, routes):
     path.parent.mkdir()
     for folder in [path.parent, *path.parents][:5]:
         os.chmod(folder, 0o755)
-    routes(way=grouplens_zip())
+    routes(way=gives(grouplens_zip()))
     try:
         os.seteuid(65534)
         with pytest.raises(FetchError, match=r"can't be written \(\[Errno 13\] Permission denied"):
@@ -235,7 +227,7 @@ def test_a_read_only_cache_can_be_read_but_not_filled(path, routes):
 def test_a_full_disk_is_reported_and_leaves_nothing_behind(path, routes):
     resource = pytest.importorskip("resource")  # a limit on file sizes stands in for a full disk
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    routes(way=grouplens_zip())
+    routes(way=gives(grouplens_zip()))
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
         with pytest.raises(FetchError, match=r"(?s)File too large.*make room"):
@@ -249,22 +241,18 @@ def test_a_full_disk_is_reported_and_leaves_nothing_behind(path, routes):
 def test_two_may_fetch_at_once(path, routes):
     def slow(folder):
         both.wait(20)  # both have found nothing, and fetch
-        return str(shutil.copy(path.with_name("source"), folder))
+        return gives(grouplens_zip())(folder)
 
     both = threading.Barrier(2)
-    path.parent.mkdir()
-    path.with_name("source").write_bytes(grouplens_zip())
     routes(way=slow)
     with ThreadPoolExecutor() as threads:
-        assert [f.result().movies for f in [threads.submit(fetch_100k) for _ in "ab"]] == [
-            MOVIES
-        ] * 2
-    assert sorted(os.listdir(path.parent)) == [path.name, "source"]
-    assert path.read_bytes() == grouplens_zip()
+        fetched = [*threads.map(lambda _: fetch_100k().movies, range(2))]
+    assert fetched == [MOVIES] * 2
+    assert os.listdir(path.parent) == [path.name] and path.read_bytes() == grouplens_zip()
 
 
-def test_an_interrupted_download_leaves_the_cache_as_it_was(path, routes):
-    routes(way=KeyboardInterrupt)
+def test_an_interrupted_download_leaves_nothing_behind(path, routes):
+    routes(way=gives(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         fetch_100k()
     assert os.listdir(path.parent) == []
