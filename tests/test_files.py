@@ -1,9 +1,7 @@
 """Anybody's file of ratings: the right table, or an error that names file and line."""
 
-import bz2
 import gzip
 import io
-import lzma
 import re
 import zipfile
 from datetime import UTC, date, datetime
@@ -45,15 +43,12 @@ def read(folder, content, name="my.csv", **options):
 
 
 RIGHT = {  # name: (content, arguments, columns)
-    "spaces": (f"{NAMES}\n 7, 20, 4.5\n", {}, ROW),
-    "any order, other columns": ("movieId,note,userId,rating\n20,x,7,4.5\n", {}, ROW),
+    "any order, other columns, spaces": ("movieId,note,userId, rating\n 20,x, 7 ,4.5\n", {}, ROW),
     "an index with an empty name": (f",{NAMES}\n0,7,20,4.5\n", {}, ROW),
     "semicolons, decimal commas": ("userId;movieId;rating\n7;20;4,5\n", {}, ROW),
     "semicolons, decimal points": ("userId;movieId;rating\n7;20;4.5\n", {}, ROW),
     "decimal commas in quotes": (f'{NAMES}\n7,20,"4,5"\n', {}, ROW),
-    "tabs": (NAMES.replace(",", "\t") + "\n7\t20\t4.5\n", {}, ROW),
     "bars by word": (NAMES.replace(",", "|") + "\n7|20|4.5\n", {"sep": "|"}, ROW),
-    "colons with names": ("userId::movieId::rating\n7::20::4.5\n", {}, ROW),
     "u.data": ("7\t20\t4\t881250949\n", {}, [[7], [20], [4], [881250949]]),
     "ratings.dat": ("7::20::4.5::978300760", {}, [*ROW, [978300760]]),
     "no names": ("20,x,7,4.5\n", {"columns": ["movieId", None, "userId", "rating"]}, ROW),
@@ -61,19 +56,15 @@ RIGHT = {  # name: (content, arguments, columns)
     "a column left out": (
         f"{NAMES},timestamp\n7,20,4.5,noon\n", {"columns": {"timestamp": None}}, ROW),
     "Windows": ("\ufeff" + NAMES + "\r\n7,20,4.5\r\n", {}, ROW),
-    "an old Mac": (NAMES + "\r7,20,4.5\r", {}, ROW),
     "blank lines": (f"\n\n{NAMES}\n\n7,20,4.5\n  \n\n", {}, ROW),
     "latin-1 by word": (
         f"{NAMES}\n7,Zoë,4.5\n".encode("latin-1"), {"encoding": "latin-1"}, [[7], ["Zoë"], [4.5]]),
     "gzip": (gzip.compress(ONE), {"name": "my.csv.gz"}, ROW),
-    "bz2": (bz2.compress(ONE), {"name": "my.csv.bz2"}, ROW),
-    "xz": (lzma.compress(ONE), {"name": "my.csv.xz"}, ROW),
     "zip": (zipped(**{"my.csv": ONE}), {"name": "my.zip"}, ROW),
     "quotes": (f'{NAMES}\n"a, ""b""\nc",20,4.5\n', {}, [['a, "b"\nc'], [20], [4.5]]),
     "ids as text": (f"{NAMES}\n007,080442957X,4\n7,1,5\n", {}, [["007", "7"], ["080442957X", "1"], [4, 5]]),  # noqa: E501
     "big ids beside a decimal": (
         f"{NAMES}\n{BIG},1,4\n{BIG + 2},1,4\n5.0,1,4\n", {}, [[BIG, BIG + 2, 5], [1] * 3, [4] * 3]),
-    "ids beyond int64": (f"{NAMES}\n{2**63},1,4\n5,1,3\n", {}, [[f"{2**63}", "5"], [1, 1], [4, 3]]),
     "dates": (
         f"{NAMES},timestamp\n1,2,3,2001-01-01\n1,3,3,2001-01-01T01:00:00+01:00\n",
         {}, [[1] * 2, [2, 3], [3] * 2, [978307200] * 2]),
@@ -101,39 +92,30 @@ REFUSED = {  # name: (content, arguments, line, complaint)
     "no names, commas": (
         "1,31,2.5,1260759144\n", {}, 1,
         r"the first line holds no column names.*columns=\['userId', 'movieId', 'rating', 'timesta"),
-    "tabs in another order than u.data": ("7\t20\t881250949\t4\n", {}, 1, "no column names"),
-    "too few names": ("1,31,2.5,9\n", {"columns": NAMES.split(",")}, 1, "has 4 fields.*has 3"),
     "names where none should be": (
         "user,item,stars\n1,2,3\n", {"columns": NAMES.split(",")}, 1, "rating .* is 'stars'"),
     "other names": (
         "User-ID;ISBN;Book-Rating\n1;2;3\n", {}, 1,
         WHICH + "{'User-ID': 'userId', 'ISBN': 'movieId', 'Book-Rating': 'rating'}"),
-    "RecBole's names": (
-        "user_id:token\titem_id:token\trating:float\n1\t2\t3\n", {}, 1,
-        WHICH + "{'user_id:token': 'userId', 'item_id:token': 'movieId', 'rating:float': 'rating'}"),  # noqa: E501
-    "a name nobody can guess": ("x,movieId,rating\n1,2,3\n", {}, 1, r"columns={'\?userId': 'userId'}"),  # noqa: E501
-    "likes without a number": ("userId,movieId\n1,2\n", {}, 1, r"a like: .*assign\(rating=1\.0\)"),
+    "names nobody can guess": (
+        "userId,x\n1,2\n", {}, 1, r"columns={'\?movieId': 'movieId', '\?rating': 'rating'}"),
+    "likes": ("userId,movieId\n1,2\n", {}, 1, r"each row is a like: .*assign\(rating=1\.0\)"),
+    "too few names": ("1,31,2.5,9\n", {"columns": NAMES.split(",")}, 1, "has 4 fields.*has 3"),
     "a wrong name": ("user,movieId,rating\n1,2,3\n", {"columns": {"usr": "userId"}}, 1,
                      "no column 'usr'.*columns={'user': 'userId'}"),
     "a name twice": (f"{NAMES},rating\n1,2,3,4\n", {}, 1, "two columns 'rating'"),
     "thousands or decimals": (f'{NAMES}\n1,2,"1,234"\n', {}, 2, "'1,234'"),
     "a decimal comma beside a point": ("userId;movieId;rating\n1;2;4,5\n1;3;3.5\n", {}, 3, "'3.5'"),
+    "a day without dashes": (f"{NAMES},timestamp\n1,2,3,20010102\n", {}, 2, "20010102"),
     "a separator nobody expects": ("userId|movieId|rating\n1|2|3\n", {}, 1, 'fewer.*sep="|"'),
     "a separator of two letters": (ONE, {"sep": r"\s+"}, 1, "a 1-character string"),
-    "a word for a rating": (f"{NAMES}\n7,20,4\n7,21,good\n7,22,bad\n", {}, 3, "'good'.*2 such rows"),  # noqa: E501
-    "no rating": (f"{NAMES}\n7,20,4\n7,21,\n", {}, 3, "rating must be a finite number, but is ''"),
     "NaN": (f"{NAMES}\n\n7,20,NaN\n", {}, 3, "'NaN'"),
-    "infinite": (f"{NAMES}\n7,20,1e999\n", {}, 2, "'1e999'"),
     "a broken id": (f"{NAMES}\n7,20,4\n1.5,11,3\n", {}, 3, "userId must be a whole .*'1.5'"),
-    "an id as a float": (f"{NAMES}\n7,1e30,4\n", {}, 2, "movieId must be a whole .*'1e30'"),
     "an empty id": (f'{NAMES}\n"a\nb",20,4\n,11,3\n', {}, 4, "userId .*''"),
-    "a missing id": (f"{NAMES}\nann,20,4\nnull,11,3\n", {}, 3, "userId .*'null'"),
     "one movie twice": (f"{NAMES}\n7,20,4\n7,21,4\n7,20,5\n", {}, 4, "user 7 rates movie 20 more"),
     "day or month first": (f"{NAMES},timestamp\n1,2,3,01/02/2001\n", {}, 2, "a date as 2001-12-31"),
-    "a day without dashes": (f"{NAMES},timestamp\n1,2,3,20010102\n", {}, 2, "20010102"),
     "milliseconds": (f"{NAMES},timestamp\n1,2,3,1260759144000\n", {}, 2, r"below 10\*\*11"),
     "a time rounded by a spreadsheet": (f"{NAMES},timestamp\n1,2,3,1.26E+09\n", {}, 2, "timestamp"),
-    "an empty time": (f"{NAMES},timestamp\n1,2,3,978307200\n1,3,3,\n", {}, 3, "timestamp .*''"),
     "a comment": (f"{NAMES}\n7,20,4\n#7,21,5\n", {}, 3, "may be a comment"),
     "a quote without its partner": (f'{NAMES}\n7,20,4\n7,"21,5\n7,22,5\n', {}, 3, "unexpected end"),
     "a quote that swallows a row": (f'{NAMES}\n7,"20,4\n7,21,4\n7,"2,5\n', {}, 2, "expected after"),
