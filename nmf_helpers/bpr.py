@@ -1,7 +1,5 @@
 """The BPR step with its gradient taken by hand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -14,17 +12,15 @@ from nmf_helpers.training import RowSGD
 
 
 class BPRStep:
-    """One step of `RowSGD` on the BPR loss of a `BiasedMF`, without autograd.
+    """One step of `RowSGD` on the summed BPR loss of a `BiasedMF`, without autograd.
 
     With x the score of a positive i less that of a negative j, the loss is ``-log σ(x)`` and its
     derivative ``-g`` with ``g = σ(-x)``. Going downhill, user u and the two items move by lr times
 
         g (q_i - q_j)  for p_u,     g p_u  for q_i,     -g p_u  for q_j,     ±g  for their biases,
 
-    less lr times weight_decay times what they were (Rendle et al. 2009, section 4.3.1). The step
-    is autograd's, in about half the time: nothing is recorded on the way, rows that were looked up
-    for the score serve the decay as well, and a user's bias, which is part of both scores, isn't
-    looked at. The loss is summed over the batch, so `lr` is that of one sample.
+    less lr times weight_decay times what they were (Rendle et al. 2009, section 4.3.1); a user's
+    bias is part of both scores and stays. The steps are autograd's, in about half the time.
     """
 
     def __init__(self, model: nn.Module, lr: float = 0.05, weight_decay: float = 0.0) -> None:
@@ -41,8 +37,8 @@ class BPRStep:
         (users, (i, j)), _ = batch
         user_factors, item_factors = model.user_factors.weight, model.item_factors.weight
         item_bias = model.item_bias.weight[:, 0]  # (items,)
-        lr = self.optimizer.param_groups[0]["lr"]
-        decay = lr * self.optimizer.param_groups[0]["weight_decay"]
+        group = self.optimizer.param_groups[0]
+        lr, decay = group["lr"], group["lr"] * group["weight_decay"]
         p = user_factors.index_select(0, users)  # (batch, factors), as the next three
         q_i, q_j = item_factors.index_select(0, i), item_factors.index_select(0, j)
         difference = q_i - q_j

@@ -1,7 +1,5 @@
 """Loss functions: predictions in, one number out, the mean over the batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -13,9 +11,8 @@ def bpr_loss(difference: Tensor, target: Tensor | None = None) -> Tensor:
     """Bayesian Personalized Ranking loss, ``-log σ(difference)``, averaged.
 
     `difference`, (batch,), is the score of an item the user chose minus that of one she did not;
-    a pair carries no rating, so `target` is ignored. The gradient is ``σ(difference) - 1``: near
-    -1 for pairs that are ranked badly, near 0 for pairs that are ranked well, so the worst pairs
-    teach most. (Rendle et al. 2009, "BPR: Bayesian Personalized Ranking from Implicit Feedback".)
+    `target` is ignored. The gradient is ``σ(difference) - 1``: the pairs ranked worst teach most.
+    (Rendle et al. 2009, "BPR: Bayesian Personalized Ranking from Implicit Feedback".)
     """
     return -F.logsigmoid(difference).mean()  # log σ in one step: no log(0) at difference = -100
 
@@ -23,8 +20,7 @@ def bpr_loss(difference: Tensor, target: Tensor | None = None) -> Tensor:
 def squared_sigmoid_loss(difference: Tensor, target: Tensor | None = None) -> Tensor:
     """``(1 - σ(difference))²``, averaged: often called BPR in tutorials, and not BPR.
 
-    Its gradient ``-2 σ (1 - σ)²`` vanishes at both ends, so the pairs that are ranked worst
-    teach nothing. Kept to be compared with `bpr_loss`.
+    Its gradient ``-2 σ (1 - σ)²`` vanishes at both ends: the pairs ranked worst teach nothing.
     """
     return (1 - torch.sigmoid(difference)).square().mean()
 

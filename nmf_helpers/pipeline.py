@@ -1,8 +1,7 @@
 """Data, model, step, loop and metrics put together, so that each can be replaced."""
 
-from __future__ import annotations
-
 import copy
+import inspect
 import math
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from difflib import get_close_matches
 from functools import partial
 from itertools import count
 from threading import RLock
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,59 +21,48 @@ from nmf_helpers import checks as takes
 from nmf_helpers import metrics as scores
 from nmf_helpers import models, saving, training
 from nmf_helpers.bpr import BPRStep
-from nmf_helpers.checks import Scorer, check_matrix, check_number, nearest
+from nmf_helpers.checks import Scorer, check_matrix, check_number, nearest, pattern
 from nmf_helpers.history import History, Record
 from nmf_helpers.hogwild import train_hogwild
 from nmf_helpers.interactions import Interactions, PairwiseInteractions, batches
 from nmf_helpers.losses import LOSSES, bpr_loss
-from nmf_helpers.settings import Settings, find_device, name_of
 
 MODELS = {model.__name__: model for model in (models.MF, models.BiasedMF, models.CollabFNet)}
 NAMED: dict[str, Mapping] = {"model": MODELS, "optimizer": training.OPTIMIZERS, "loss": LOSSES}
-_TURN = RLock()  # held by the thread whose pipeline uses PyTorch's own random generator
+ANY_TIME = ("lr", "weight_decay", "n_epochs", "batch_size", "verbose")
+_TURN = RLock()  # pipelines in several threads, as in two labs, share PyTorch's generator
 
 
-class Pipeline(Settings, Scorer):
+class Pipeline(Scorer):
     """Train a model on a matrix of interactions and follow how well it does.
 
-    Every setting is an attribute of its own name. `lr`, `weight_decay`, `n_epochs`, `batch_size`
-    and `verbose` may be changed at any time, and count from the next epoch; the others decide how
-    the pipeline is built, and changing them later is refused.
+    `train`, (n_users, n_items), holds ratings, or ones for implicit feedback; `evaluate_on`
+    held-out entries to follow, by name: ``{"validation": matrix}``. Every setting is an attribute
+    of its own name. `lr`, `weight_decay`, `n_epochs`, `batch_size` and `verbose` may be changed at
+    any time, and count from the next epoch; the others decide how the pipeline is built.
 
-    Parameters
-    ----------
-    train : sparse matrix or array, shape (n_users, n_items)
-        Ratings, or ones for implicit feedback.
-    evaluate_on : dict of name to matrix of the same shape
-        Held-out entries to follow, ``{"validation": matrix}``. Only `patience` chooses by them.
-    model : class
-        Called as ``model(n_users, n_items, n_factors=…, **model_options)``; the attribute is what
-        it built. What is not given, `dropout` too, is the model's own.
-    init : {"normal", "svd"}
-        Start from noise of the model's ``init_std``, or from who rated what, at size `svd_scale`.
-    lr, lr_schedule : float, {"constant", "linear"}
-        Of one sample, as losses are summed over the batch; "linear" lets it fall to nearly zero.
-    optimizer, loss : str, or class and callable
-        A name in `nmf_helpers.training.OPTIMIZERS`, or a class such as ``torch.optim.Adam``.
-        "mse" for ratings; "bpr" (or "squared_sigmoid") to rank pairs; or ``loss(prediction,
-        target)``, which gets differences of scores if it has an attribute ``pairwise = True``.
-    step : {"autograd", "by_hand"}
-        "by_hand" is `nmf_helpers.bpr.BPRStep`: the same step for BPR in about half the time.
-    rating_unit : float
-        Ratings are learned, and losses taken, divided by this; predictions are multiplied by it.
-    metrics : sequence of str
-        Followed besides the loss: "rmse", "auc", "precision@5", "recall@10", "ndcg@10" and so on.
-        Training items are left out of rankings.
-    patience : int, optional
-        Stop when the first of `metrics` (else the loss) on the part named "validation" has not
-        improved for so many epochs, and at the end go back to the best epoch. Without such a part
-        `validation_fraction` of `train` becomes ``validation``, and the rest ``train_part``.
-    seed : int
-        Decides the model that is built and, with the number of an epoch, all that is drawn in it.
-    sparse, n_workers, device : bool, int, str
-        Sparse gradients, which the optimizer has to take; train hogwild in so many processes
-        (0: in this one); "auto" takes a GPU when there is one.
+    - `model` is a class, called as ``model(n_users, n_items, n_factors=…, **model_options)``; the
+      attribute is what it built. What is not given, `dropout` too, is the model's own.
+    - `init`: start from noise of the model's ``init_std`` ("normal"), or from who rated what
+      ("svd"), at size `svd_scale`.
+    - `lr` is that of one sample, as losses are summed over the batch. With `lr_schedule` "linear"
+      it falls to nearly zero. `optimizer` is one of `nmf_helpers.training.OPTIMIZERS` or a class,
+      and has to take sparse gradients if they are `sparse`.
+    - `loss`: "mse" for ratings; "bpr" or "squared_sigmoid" to rank pairs; or ``loss(prediction,
+      target)``, which gets differences of scores if it has an attribute ``pairwise = True``.
+      `step` "by_hand" takes the steps of BPR in about half the time of "autograd".
+    - `rating_unit` divides ratings before they are learned, and multiplies predictions.
+    - `metrics` are followed besides the loss: "rmse", "auc", "precision@5", "recall@10", "ndcg@10"
+      and so on. Training items are left out of rankings.
+    - `patience`: stop when the first of `metrics` (else the loss) on the part named "validation"
+      has not improved for so many epochs, and go back to the best. Without such a part,
+      `validation_fraction` of `train` becomes ``validation``, and the rest ``train_part``.
+    - `n_workers` processes train hogwild (0: this one alone). `device` "auto" takes a GPU when
+      there is one. `seed` and the number of an epoch decide all that is drawn in it.
     """
+
+    model_options: Mapping[str, Any] = {}
+    is_built = False
 
     def __init__(
         self, train: Any, *, evaluate_on: Mapping[str, Any] | None = None,
@@ -87,7 +75,8 @@ class Pipeline(Settings, Scorer):
         rating_unit: takes.Positive = 1.0, n_epochs: takes.Natural = 10,
         metrics: Sequence[str] = (), patience: takes.Count = None,
         validation_fraction: takes.Fraction = 0.1, n_workers: takes.Natural = 0,
-        seed: takes.Seed = 0, device: str = "auto", verbose: bool = False, **model_options: Any,
+        seed: takes.Seed = 0, device: Literal["auto", "cpu", "cuda"] = "auto",
+        verbose: bool = False, **model_options: Any,
     ) -> None:  # fmt: skip
         given = locals()
         for name in self.defaults:
@@ -96,81 +85,127 @@ class Pipeline(Settings, Scorer):
         self._loss = LOSSES[nearest("loss", loss, LOSSES)] if isinstance(loss, str) else loss
         self.pairwise: bool = getattr(self._loss, "pairwise", False)
         self._take(train, evaluate_on)
-        self._check_metrics()
-        rated = self.train.nnz and not self.pairwise  # pairs have no mean
-        mean = float(self.train.data.mean()) / rating_unit if rated else 0.0
-        self.model_options = self.check_options(model, model_options, mean)
-        self._device = find_device(device, n_workers)
+        self._check()
+        use_gpu = torch.cuda.is_available() and device != "cpu" and not n_workers
+        if device == "cuda" and not use_gpu:
+            raise ValueError('device="cuda" needs a GPU and n_workers=0: use "auto" or "cpu"')
+        self._device = torch.device("cuda" if use_gpu else "cpu")
+        self.model_options = self._options_of(model, model_options)
         self.history = History()
         self._generator = torch.Generator()  # of the order of samples and of negatives
         with self._seeded(epoch=0):  # before the model is built, or its weights are not seeded
             self.model = model(self.n_users, self.n_items, **self.model_options).to(self._device)
         if init == "svd" and self.train.nnz:
             models.svd_init(self.model, self.train_part, svd_scale)
-        self._make_step(self.model)  # refuse early what cannot work
-        self._step: Any = None  # made when it is needed
+        rates = {"lr": self.lr, "weight_decay": self.weight_decay}
+        gradient = partial(
+            training.GradientStep, loss=self._loss, optimizer=optimizer, reduction="sum"
+        )
+        self._make_step = partial(BPRStep if step == "by_hand" else gradient, **rates)
+        self._step: Any = self._make_step(self.model)
         self._best_weights: dict[str, Any] | None = None
         self.is_built = True
+
+    defaults, hints = __init__.__kwdefaults__, __init__.__annotations__
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Check a setting, and refuse one that comes too late, or that there is not."""
+        late = self.is_built and name not in ANY_TIME and not name.startswith("_")
+        if late and (name in self.settings | self.defaults or not hasattr(self, name)):
+            raise AttributeError(
+                f"{name} cannot change once a pipeline is built: make a new one with {name}=…; at "
+                f"any time you may set {', '.join(ANY_TIME)}"
+            )
+        value = value.item() if isinstance(value, np.generic) else value
+        hint = self.hints.get(name)
+        if get_origin(hint) is Annotated and not (value is None and self.defaults[name] is None):
+            check_number(name, value, **get_args(hint)[1])
+        elif get_origin(hint) is Literal:
+            nearest(name, value, get_args(hint))
+        super().__setattr__(name, value)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings by name, the model's options among them, its class aside."""
+        own = {name: getattr(self, name) for name in self.defaults} | dict(self.model_options)
+        return {name: own[name] for name in own if name not in ("evaluate_on", "model")}
+
+    def __repr__(self) -> str:
+        """Name the model, and the settings that are not the defaults."""
+        changed = [f"{k}={v!r}" for k, v in self.settings.items() if v != self.defaults.get(k)]
+        return f"Pipeline({', '.join([type(self.model).__name__, *changed])})"
 
     def _take(self, train: Any, evaluate_on: Mapping[str, Any] | None) -> None:
         """Keep the matrices, checked, and set some of train aside where `patience` needs it."""
         kind: Any = "interactions" if self.pairwise else "ratings"
         self.train = check_matrix("train", train, kind=kind, may_be_empty=True)
         self.n_users, self.n_items = self.shape_ = self.train.shape
-        data, self.evaluate_on = self.train.data, {}
+        data = self.train.data
         self.rating_range = (data.min(), data.max()) if len(data) else None
         if not isinstance(evaluate_on, Mapping | None):
             raise TypeError('evaluate_on takes parts by name: {"validation": matrix}')
+        self._parts = {}  # what is followed, and what is left out of its rankings
         for name, part in (evaluate_on or {}).items():
             part = check_matrix(name, part, self.train, like_name="train")
             if both := ((self.train != 0) * (part != 0)).nnz:
-                raise ValueError(
-                    f"{both} entries of {name} are in train as well, so it would measure nothing: "
-                    "make the two disjoint, as leave_n_out does"
-                )
-            self.evaluate_on[name] = part
+                raise ValueError(f"{both} entries of {name} are in train as well: use leave_n_out")
+            self._parts[name] = part, self.train
         self.train_part, self.validation = self.train, None
-        if self.patience is None or "validation" in self.evaluate_on or not len(data):
-            return
-        held = np.random.default_rng(self.seed).random(len(data)) < self.validation_fraction
-        if held.all() or not held.any():
-            share = f"validation_fraction={self.validation_fraction} of {len(data)} entries"
-            raise ValueError(f"{share} leaves nothing to train on or nothing to validate on")
-        row, column = self.train.tocoo().coords
-        self.train_part, self.validation = (
-            sp.csr_array((data[m], (row[m], column[m])), self.shape_) for m in (~held, held)
-        )
+        if self.patience and "validation" not in self._parts and len(data):
+            held = np.random.default_rng(self.seed).random(len(data)) < self.validation_fraction
+            row, column = self.train.tocoo().coords
+            self.train_part, self.validation = (
+                check_matrix(name, sp.csr_array((data[m], (row[m], column[m])), self.shape_))
+                for name, m in (("the rest of train", ~held), ("validation_fraction", held))
+            )
+            self._parts["validation"] = self.validation, self.train_part
 
-    def _check_metrics(self) -> None:
+    def _check(self) -> None:
+        if self.step == "by_hand" and self._loss is not bpr_loss:
+            raise ValueError('step="by_hand" is for loss="bpr" only: use step="autograd"')
         for metric in self.metrics:
             if get_close_matches(metric.lower(), ["rmse"], cutoff=0.7):
-                if metric != "rmse":
-                    raise ValueError(f"unknown metric {metric!r}: did you mean 'rmse'?")
+                nearest("metric", metric, ["rmse"])
                 if self.pairwise:
                     raise ValueError('"rmse" compares with ratings, but this loss only ranks')
             elif (scores.parse_metric(metric)[1] or 1) > (n := self.n_items):
                 raise ValueError(f"{metric!r} asks for more than the {n} items: choose another")
 
-    def fit(self, checkpoint: str | os.PathLike | None = None, every: int = 1) -> Pipeline:
+    def _options_of(self, model: type, others: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a model is built with, or say which option neither it nor we have."""
+        known: set[str] = set()
+        for cls in model.__mro__:  # also the options that a model passes on to its base
+            options = inspect.signature(cls).parameters
+            known |= options.keys()
+            if all(option.kind is not option.VAR_KEYWORD for option in options.values()):
+                break
+        for option in others:
+            nearest(f"option of Pipeline or {model.__name__}", option, {*self.defaults, *known})
+        if self.init == "svd" and others.keys() & {"init_std", "init_mean"}:
+            hint = 'this start is "svd": say init="normal" as well, or svd_scale instead'
+            raise ValueError(f'init_std and init_mean belong to init="normal", and {hint}')
+        ours = {"n_factors": self.n_factors, "dropout": self.dropout, "sparse": self.sparse or None}
+        if "global_mean" in known:
+            rated = self.train.nnz and not self.pairwise  # pairs have no mean
+            ours["global_mean"] = float(self.train.data.mean()) / self.rating_unit if rated else 0.0
+        return {name: value for name, value in (ours | others).items() if value is not None}
+
+    def fit(self, checkpoint: str | os.PathLike | None = None, every: int = 1) -> Self:
         """Train until `n_epochs` are done, and return the pipeline.
 
-        A run that was interrupted, stopped or loaded from a file goes on where it was; one that
-        has done its epochs returns at once. An interrupt keeps the model and the history so far.
-
-        With `checkpoint`, a path, it is saved there at the start, every `every` epochs and at the
-        end. `Pipeline.load` and `fit` then go on to the same numbers as a run never stopped.
+        A run that was interrupted, stopped or loaded goes on where it was, to the same numbers as
+        one that never was. An interrupt keeps the model and the history so far. With `checkpoint`,
+        a path, it is saved there at the start, every `every` epochs and at the end.
         """
         from tqdm.auto import tqdm
 
         check_number("every", every, at_least=1, whole=True)
-        save = (lambda: None) if checkpoint is None else partial(self.save, checkpoint)
+        save = partial(self.save, checkpoint) if checkpoint else lambda: None
         save()  # whatever keeps it from being written is better known now
-        epochs = {"total": self.n_epochs, "initial": len(self.history), "unit": "epoch"}
+        done, planned, quiet = len(self.history), self.n_epochs, not self.verbose
         try:
-            with tqdm(**epochs, disable=not self.verbose) as bar, closing(self.epochs()) as records:
-                for record in records:
-                    bar.update()
-                    bar.set_postfix(list(record.items())[1:-1])  # but the epoch and seconds
+            with closing(self.epochs()) as records:
+                for record in tqdm(records, "epoch", planned, initial=done, disable=quiet):
                     if record["epoch"] % every == 0:
                         save()
             save()
@@ -180,37 +215,31 @@ class Pipeline(Settings, Scorer):
 
     def epochs(self) -> Generator[Record, None, None]:
         """Train, yielding the record of each epoch as it ends."""
-        if self._finished():
-            return
-        if not self.train.nnz:
-            raise ValueError("train is empty: give Pipeline.load the matrix it was trained on")
         records, ended = self._records(), False
         try:
-            while not self._finished():
+            while not (ended := self._finished()):
                 with self._seeded(epoch=len(self.history) + 1):
                     record = next(records)
                 self.history.append(record)
-                if self.patience is not None and self._best_epoch() == len(self.history):
+                if self.patience and self._best_epoch() == len(self.history):
                     self._best_weights = copy.deepcopy(self.model.state_dict())
                 yield record
-                ended = self._finished()
         except training.Diverged:
             ended = True
             raise
         finally:
             records.close()
             self.model.eval()
-            if ended and self._best_weights is not None:
+            if ended and self._best_weights:
                 self.model.load_state_dict(self._best_weights)
 
     def _records(self) -> Generator[Record, None, None]:
         """Train epoch after epoch, in this process or in several, as long as somebody asks."""
-        parts = {name: (entries, self.train) for name, entries in self.evaluate_on.items()}
-        if self.validation is not None:
-            parts["validation"] = self.validation, self.train_part
+        if not self.train.nnz:
+            raise ValueError("train is empty: give Pipeline.load the matrix it was trained on")
         evaluate = partial(self._evaluate, {
             name: (*part, self._loader(*part, 65536, torch.Generator()))
-            for name, part in parts.items()
+            for name, part in self._parts.items()
         })  # fmt: skip
         loader = self._loader(self.train_part, None, self.batch_size, self._generator)
         first = len(self.history) + 1
@@ -219,25 +248,13 @@ class Pipeline(Settings, Scorer):
                 self.model, loader.dataset, self._make_step, rates=self._rates,
                 n_workers=self.n_workers, start_epoch=first, evaluate=evaluate, seed=self.seed,
             )  # fmt: skip
-        self._step = self._step or self._make_step(self.model)
         for epoch in count(first):
             training.set_rates(self._step, loader, **self._rates(epoch))
             yield training.train_epoch(self.model, loader, self._step, epoch, evaluate)
 
-    @property
-    def _make_step(self) -> Callable[..., Any]:
-        """The step's class with its settings: what is called with a model, here or in a worker."""
-        rates = {"lr": self.lr, "weight_decay": self.weight_decay}
-        if self.step == "autograd":
-            ours = {"loss": self._loss, "optimizer": self.optimizer, "reduction": "sum"}
-            return partial(training.GradientStep, **rates, **ours)
-        if self._loss is not bpr_loss:
-            raise ValueError('step="by_hand" is for loss="bpr" only: use step="autograd"')
-        return partial(BPRStep, **rates)
-
     def _rates(self, epoch: int) -> dict[str, Any]:
         """Return what an epoch is trained with, of all that may be changed between epochs."""
-        lr = training.scheduled_lr(self.lr_schedule, self.lr, epoch, self.n_epochs)
+        lr = self.lr * (1 - (epoch - 1) / self.n_epochs if self.lr_schedule == "linear" else 1)
         return {"lr": lr, "weight_decay": self.weight_decay, "batch_size": self.batch_size}
 
     def _best_epoch(self) -> int:
@@ -248,21 +265,19 @@ class Pipeline(Settings, Scorer):
 
     def _finished(self) -> bool:
         done = len(self.history)
-        if self.patience is None or not 0 < done < self.n_epochs:
-            return done >= self.n_epochs
-        return done - self._best_epoch() >= self.patience
+        waited = self.patience and done and done - self._best_epoch() >= self.patience
+        return bool(waited) or done >= self.n_epochs
 
     def _loader(
         self, matrix: sp.csr_array, exclude: Any, batch_size: int, generator: torch.Generator
     ) -> Any:
         """Return batches of a matrix's entries, beside negatives if the loss compares pairs."""
-        if self.pairwise:  # a part that is only followed need not be complete
-            followed = exclude is not None
-            dataset: Any = PairwiseInteractions(matrix, exclude, generator, skip_full=followed)
-        else:
-            dataset = Interactions(matrix)
-            dataset.values = dataset.values / self.rating_unit
-        return batches(dataset, batch_size, generator, self._device)
+        if not self.pairwise:
+            stars = pattern(matrix, matrix.data / self.rating_unit)
+            return batches(Interactions(stars), batch_size, generator, self._device)
+        skip_full = exclude is not None  # a part that is only followed need not be complete
+        pairs = PairwiseInteractions(matrix, exclude, generator, skip_full=skip_full)
+        return batches(pairs, batch_size, generator, self._device)
 
     def _evaluate(self, followed: Mapping[str, tuple], model: nn.Module) -> Record:
         """Return the loss and the metrics of each part, as asked after each epoch."""
@@ -273,28 +288,21 @@ class Pipeline(Settings, Scorer):
             loader.generator.manual_seed(self.seed)
             loss = training.mean_loss(model, loader, self._loss)
             if not math.isfinite(loss):  # the weights are numbers still, but too large
-                raise training.diverged(f"the {name} loss became {loss}", len(self.history) + 1)
+                raise training.Diverged(f"the {name} loss became {loss}", len(self.history) + 1)
             found = scores.evaluate(model, entries, exclude, ranking) if ranking else {}
             if "rmse" in self.metrics:
                 found["rmse"] = self.rmse(entries)
-            shown = {"loss": loss} | {metric: found[metric] for metric in self.metrics}
-            numbers |= {f"{name}_{metric}": value for metric, value in shown.items()}
+            numbers[f"{name}_loss"] = loss
+            numbers |= {f"{name}_{metric}": found[metric] for metric in self.metrics}
         return numbers
 
     @contextmanager
     def _seeded(self, epoch: int) -> Iterator[None]:
-        """Let `seed` and the epoch decide all that is drawn; give the caller's state back after.
-
-        So an epoch draws the same whether or not the run was stopped before it. Two pipelines in
-        two threads, such as two labs, take turns: PyTorch's own generator is shared by all.
-        """
+        """Let `seed` and the epoch decide all that is drawn; give the caller's state back after."""
         own, shared = np.random.SeedSequence([self.seed, epoch]).generate_state(2).tolist()
         self._generator.manual_seed(own)
-        gpus = [self._device] if self._device.type == "cuda" else []
-        with _TURN, torch.random.fork_rng(gpus):
-            torch.default_generator.manual_seed(shared)  # initialisation and dropout draw from it
-            if gpus:
-                torch.cuda.manual_seed_all(shared)
+        with _TURN, torch.random.fork_rng(range(torch.cuda.device_count())):
+            torch.manual_seed(shared)  # initialisation and dropout draw from it
             yield
 
     def _scores(self, users: np.ndarray) -> np.ndarray:
@@ -310,40 +318,36 @@ class Pipeline(Settings, Scorer):
     def save(self, path: str | os.PathLike) -> None:
         """Write everything but the matrices to a file, all of it or nothing."""
         settings = self.settings | {"model": type(self.model), "loss": self._loss}
-        settings |= {what: name_of(what, settings[what], known) for what, known in NAMED.items()}
-        optimizer = getattr(self._step, "optimizer", None)  # RowSGD has nothing to remember
+        for what, known in NAMED.items():  # a class or function is saved by its name, if it has one
+            settings[what] = {v: k for k, v in known.items()}.get(settings[what], settings[what])
+        state = getattr(self._step.optimizer, "state_dict", dict)()  # RowSGD has none
         saving.write(path, {
             "shape": self.shape_, "rating_range": self.rating_range, "settings": settings,
             "weights": self.model.state_dict(), "best_weights": self._best_weights,
-            "optimizer": getattr(optimizer, "state_dict", dict)(), "history": self.history,
+            "optimizer": state, "history": self.history,
         })  # fmt: skip
 
     @classmethod
     def load(
         cls, path: str | os.PathLike, train: Any = None, evaluate_on: Mapping | None = None
-    ) -> Pipeline:
+    ) -> Self:
         """Read a saved pipeline. Nothing in the file is ever run as code.
 
         To go on training, give the matrices that it was trained on; without them it predicts.
         """
         content = saving.read(path)
-        shape: tuple[int, ...] = ()
         try:
-            shape, settings = tuple(content["shape"]), dict(content["settings"])
-            if train is not None and tuple(train.shape) != shape:
-                raise ValueError(f"{path} was trained on shape {shape}, not {train.shape}")
+            settings, shape = dict(content["settings"]), content["shape"]
+            train = sp.csr_array(shape, dtype=np.float32) if train is None else train
             model = MODELS[settings.pop("model")]
-            known = sp.csr_array(shape, dtype=np.float32) if train is None else train
-            self = cls(known, evaluate_on=evaluate_on, model=model, **settings)
+            self = cls(train, evaluate_on=evaluate_on, model=model, **settings)
             self.model.load_state_dict(content["weights"])
             self.rating_range = content["rating_range"]
             self.history = History(content["history"])
             self._best_weights = content["best_weights"]
             if content["optimizer"]:
-                self._step = self._make_step(self.model)
                 self._step.optimizer.load_state_dict(content["optimizer"])
         except (KeyError, RuntimeError) as error:
-            what = f"model of shape {shape} in it"
-            raise ValueError(f"{path} is not a saved pipeline, no {what}: {error}") from error
+            raise ValueError(f"{path} holds no pipeline that fits this train: {error}") from error
         self.model.eval()
         return self

@@ -1,8 +1,5 @@
 """Named set-ups, tuned on validation data carved from the training part only."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from typing import Any
 
 from nmf_helpers.bayes import BayesianMF
@@ -10,7 +7,6 @@ from nmf_helpers.checks import check_matrix
 from nmf_helpers.history import History
 from nmf_helpers.pipeline import Pipeline
 
-Parts = Mapping[str, Any] | None  # held-out matrices by name
 EXPLICIT: dict[str, Any] = {
     "n_factors": 100, "init": "svd", "svd_scale": 0.15, "batch_size": 4096, "sparse": True,
     "optimizer": "row_sgd", "lr": 0.008, "lr_schedule": "linear", "weight_decay": 0.16,
@@ -24,56 +20,43 @@ IMPLICIT: dict[str, Any] = {
 
 
 def explicit(
-    train: Any, *, evaluate_on: Parts = None, seed: int = 0, n_epochs: int | None = None,
-    **changes: Any,
-) -> Pipeline:  # fmt: skip
+    train: Any, *, evaluate_on: Any = None, seed: int = 0, n_epochs: int | None = None, **more: Any
+) -> Pipeline:
     """Fit a biased matrix factorization to ratings, and return the fitted pipeline.
 
     `train`, (n_users, n_items), holds ratings on any scale: inside, they are brought to the width
-    of one to five stars. `evaluate_on` and all `changes`, to change one thing and see, are
-    settings of `nmf_helpers.pipeline.Pipeline`.
+    of one to five stars. All else are settings of `nmf_helpers.pipeline.Pipeline`.
     """
     train = check_matrix("train", train)
+    more["n_epochs"] = EXPLICIT["n_epochs"] if n_epochs is None else n_epochs
     unit = float(train.data.max() - train.data.min()) / 4 or 1.0
-    return _fit(EXPLICIT | {"rating_unit": unit}, train, evaluate_on, seed, n_epochs, changes)
+    ours = EXPLICIT | {"rating_unit": unit} | more
+    return Pipeline(train, evaluate_on=evaluate_on, seed=seed, **ours).fit()
 
 
 def implicit(
-    train: Any, *, evaluate_on: Parts = None, seed: int = 0, n_epochs: int | None = None,
-    **changes: Any,
-) -> Pipeline:  # fmt: skip
-    """Fit a ranking of items to interactions, by BPR.
+    train: Any, *, evaluate_on: Any = None, seed: int = 0, n_epochs: int | None = None, **more: Any
+) -> Pipeline:
+    """Fit a ranking of items to interactions, by BPR; otherwise as `explicit`.
 
-    As in `explicit`, but the matrices hold ones. The gradient is taken by hand unless a change
-    needs autograd: the same steps, in about half the time.
+    The gradient is taken by hand unless a change needs autograd: the same steps, faster.
     """
     train = check_matrix("train", train, kind="interactions")
-    by_hand = {"model", "loss", "dropout", "sparse", "optimizer"}.isdisjoint(changes)
+    more["n_epochs"] = IMPLICIT["n_epochs"] if n_epochs is None else n_epochs
+    by_hand = {"model", "loss", "dropout", "sparse", "optimizer"}.isdisjoint(more)
     ours = IMPLICIT | {"step": "by_hand" if by_hand else "autograd"}
     if train.shape[1] >= 10:  # a smaller catalogue has no first ten places
         ours["metrics"] = ("auc", "precision@5", "ndcg@10")
-    return _fit(ours, train, evaluate_on, seed, n_epochs, changes)
+    return Pipeline(train, evaluate_on=evaluate_on, seed=seed, **ours | more).fit()
 
 
-def hogwild(
-    train: Any, *, evaluate_on: Parts = None, n_workers: int = 2, seed: int = 0,
-    n_epochs: int | None = None, **changes: Any,
-) -> Pipeline:  # fmt: skip
+def hogwild(train: Any, *, n_workers: int = 2, **more: Any) -> Pipeline:
     """Fit the `implicit` recipe in several processes that share one set of weights."""
-    return implicit(
-        train, evaluate_on=evaluate_on, seed=seed, n_epochs=n_epochs, n_workers=n_workers, **changes
-    )
-
-
-def _fit(
-    ours: dict, train: Any, evaluate_on: Parts, seed: int, n_epochs: int | None, changes: dict
-) -> Pipeline:
-    given = {} if n_epochs is None else {"n_epochs": n_epochs}
-    return Pipeline(train, evaluate_on=evaluate_on, seed=seed, **ours | given | changes).fit()
+    return implicit(train, n_workers=n_workers, **more)
 
 
 def bayesian(
-    train: Any, *, item_features: Any = None, times: Any = None, evaluate_on: Parts = None,
+    train: Any, *, item_features: Any = None, times: Any = None, evaluate_on: Any = None,
     seed: int = 0,
 ) -> BayesianMF:  # fmt: skip
     """Fit Bayesian matrix factorization to ratings, with what else is known of them.

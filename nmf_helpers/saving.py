@@ -1,7 +1,5 @@
 """A trained model on disk and back: all of it or nothing, and nothing that runs as code."""
 
-from __future__ import annotations
-
 import glob
 import os
 import tempfile
@@ -24,22 +22,21 @@ def plain(content: Any, where: str = "the file") -> Any:
         return {plain(k, where): plain(v, f"{where}[{k!r}]") for k, v in content.items()}
     if isinstance(content, list | tuple):
         return [plain(entry, f"{where}[{i}]") for i, entry in enumerate(content)]
-    if isinstance(content, np.ndarray):
-        return torch.from_numpy(content.copy())
-    if isinstance(content, torch.Tensor):
-        return content.detach().cpu()
-    if isinstance(content, str):
-        return str(content)  # NumPy's own strings too
+    if isinstance(content, np.ndarray | torch.Tensor):
+        return torch.as_tensor(content).detach().cpu()
     content = content.item() if isinstance(content, np.generic) else content
-    if content is None or isinstance(content, bool | int | float):
+    if content is None or isinstance(content, bool | int | float | str):
         return content
-    raise TypeError(f"{where} is a {type(content).__name__}, which cannot be saved")
+    raise TypeError(
+        f"{where} is {content!r}, which has no name that a file could call it by: save the "
+        "weights alone, by torch.save(pipeline.model.state_dict(), path)"
+    )
 
 
 def write(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Write content to a file, and replace an older one only by a file that can be read."""
-    path = Path(path).expanduser()
-    content = plain({"format": FORMAT, **content})
+    path, data = Path(path).expanduser(), BytesIO()
+    torch.save(plain({"format": FORMAT, **content}), data)
     for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
         writer = left.name.split(".")[-3]  # what a process that was killed has left behind
         if writer.isdecimal() and not psutil.pid_exists(int(writer)):
@@ -47,15 +44,12 @@ def write(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     handle, name = tempfile.mkstemp(".part", f"{path.name}.{os.getpid()}.", path.parent)
     try:
         with open(handle, "wb") as file:
-            torch.save(content, file)
+            file.write(data.getbuffer())
         read(name)
         os.replace(name, path)  # atomic: a reader sees the old file or the new one
-    except BaseException as error:
+    except BaseException:
         with suppress(OSError):
             os.unlink(name)
-        # On a full disk PyTorch's writer fails once more, for a file that is too short.
-        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-            raise error.__context__ from None
         raise
 
 
@@ -66,12 +60,9 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         content = dict(torch.load(data, map_location="cpu", weights_only=True))
         version = int(content["format"])
     except Exception as error:  # PyTorch's own advice here is to switch the protection off
-        raise ValueError(
-            f"{path} is not a saved pipeline, or it is damaged ({type(error).__name__}): "
-            "save it again"
-        ) from None
+        what = f"a saved pipeline, or it is damaged ({type(error).__name__}): save it again"
+        raise ValueError(f"{path} is not {what}") from None
     if version != FORMAT:
-        age = "an older version: train and save it again"
-        age = "a newer version: update nmf_helpers" if version > FORMAT else age
-        raise ValueError(f"{path} is of format {version}, not {FORMAT}; it was saved by {age}")
+        way_out = "update nmf_helpers" if version > FORMAT else "train and save it again"
+        raise ValueError(f"{path} is of format {version}, not {FORMAT}: {way_out}")
     return content
