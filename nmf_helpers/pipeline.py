@@ -97,11 +97,9 @@ class Pipeline(Scorer):
             self.model = model(self.n_users, self.n_items, **self.model_options).to(self._device)
         if init == "svd" and self.train.nnz:
             models.svd_init(self.model, self.train_part, svd_scale)
-        rates = {"lr": self.lr, "weight_decay": self.weight_decay}
-        gradient = partial(
-            training.GradientStep, loss=self._loss, optimizer=optimizer, reduction="sum"
-        )
-        self._make_step = partial(BPRStep if step == "by_hand" else gradient, **rates)
+        gradient = {"loss": self._loss, "optimizer": optimizer, "reduction": "sum"}
+        kind = BPRStep if step == "by_hand" else partial(training.GradientStep, **gradient)
+        self._make_step = partial(kind, lr=self.lr, weight_decay=self.weight_decay)
         self._step: Any = self._make_step(self.model)
         self._best_weights: dict[str, Any] | None = None
         self.is_built = True
@@ -337,7 +335,7 @@ class Pipeline(Scorer):
         """
         content = saving.read(path)
         try:
-            settings, shape = dict(content["settings"]), content["shape"]
+            settings, shape = dict(content["settings"]), tuple(content["shape"])
             train = sp.csr_array(shape, dtype=np.float32) if train is None else train
             model = MODELS[settings.pop("model")]
             self = cls(train, evaluate_on=evaluate_on, model=model, **settings)
