@@ -269,13 +269,12 @@ class Pipeline(Scorer):
     def _loader(
         self, matrix: sp.csr_array, exclude: Any, batch_size: int, generator: torch.Generator
     ) -> Any:
-        """Return batches of a matrix's entries, beside negatives if the loss compares pairs."""
-        if not self.pairwise:
-            stars = pattern(matrix, matrix.data / self.rating_unit)
-            return batches(Interactions(stars), batch_size, generator, self._device)
-        skip_full = exclude is not None  # a part that is only followed need not be complete
-        pairs = PairwiseInteractions(matrix, exclude, generator, skip_full=skip_full)
-        return batches(pairs, batch_size, generator, self._device)
+        if self.pairwise:  # a part that is only followed need not be complete
+            followed = exclude is not None
+            data: Any = PairwiseInteractions(matrix, exclude, generator, skip_full=followed)
+        else:
+            data = Interactions(pattern(matrix, matrix.data / self.rating_unit))
+        return batches(data, batch_size, generator, self._device)
 
     def _evaluate(self, followed: Mapping[str, tuple], model: nn.Module) -> Record:
         """Return the loss and the metrics of each part, as asked after each epoch."""
