@@ -1,4 +1,5 @@
 """Data, model, step, loop and metrics put together, so that each can be replaced."""
+# mypy: disable-error-code="attr-defined"
 
 import copy
 import inspect
@@ -61,9 +62,6 @@ class Pipeline(Scorer):
       there is one. `seed` and the number of an epoch decide all that is drawn in it.
     """
 
-    model_options: Mapping[str, Any] = {}
-    is_built = False
-
     def __init__(
         self, train: Any, *, evaluate_on: Mapping[str, Any] | None = None,
         model: type[nn.Module] = models.BiasedMF, n_factors: takes.Count = 40,
@@ -94,21 +92,22 @@ class Pipeline(Scorer):
         self.history = History()
         self._generator = torch.Generator()  # of the order of samples and of negatives
         with self._seeded(epoch=0):  # before the model is built, or its weights are not seeded
-            self.model = model(self.n_users, self.n_items, **self.model_options).to(self._device)
+            built: Any = model(self.n_users, self.n_items, **self.model_options)
+        self.model = built.to(self._device)
         if init == "svd" and self.train.nnz:
             models.svd_init(self.model, self.train_part, svd_scale)
-        gradient = {"loss": self._loss, "optimizer": optimizer, "reduction": "sum"}
+        gradient: Any = {"loss": self._loss, "optimizer": optimizer, "reduction": "sum"}
         kind = BPRStep if step == "by_hand" else partial(training.GradientStep, **gradient)
         self._make_step = partial(kind, lr=self.lr, weight_decay=self.weight_decay)
         self._step: Any = self._make_step(self.model)
-        self._best_weights: dict[str, Any] | None = None
-        self.is_built = True
+        self._best_weights: dict[str, Any] | None = None  # set last: see __setattr__
 
-    defaults, hints = __init__.__kwdefaults__, __init__.__annotations__
+    defaults: Any = __init__.__kwdefaults__  # of every setting, by name
+    hints = __init__.__annotations__  # what it may be
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check a setting, and refuse one that comes too late, or that there is not."""
-        late = self.is_built and name not in ANY_TIME and not name.startswith("_")
+        late = hasattr(self, "_best_weights") and name not in ANY_TIME and not name.startswith("_")
         if late and (name in self.settings | self.defaults or not hasattr(self, name)):
             raise AttributeError(
                 f"{name} cannot change once a pipeline is built: make a new one with {name}=…; at "
@@ -186,7 +185,7 @@ class Pipeline(Scorer):
         if "global_mean" in known:
             rated = self.train.nnz and not self.pairwise  # pairs have no mean
             ours["global_mean"] = float(self.train.data.mean()) / self.rating_unit if rated else 0.0
-        return {name: value for name, value in (ours | others).items() if value is not None}
+        return {name: value for name, value in {**ours, **others}.items() if value is not None}
 
     def fit(self, checkpoint: str | os.PathLike | None = None, every: int = 1) -> Self:
         """Train until `n_epochs` are done, and return the pipeline.
@@ -317,7 +316,7 @@ class Pipeline(Scorer):
         settings = self.settings | {"model": type(self.model), "loss": self._loss}
         for what, known in NAMED.items():  # a class or function is saved by its name, if it has one
             settings[what] = {v: k for k, v in known.items()}.get(settings[what], settings[what])
-        state = getattr(self._step.optimizer, "state_dict", dict)()  # RowSGD has none
+        state: dict = getattr(self._step.optimizer, "state_dict", dict)()  # RowSGD has none
         saving.write(path, {
             "shape": self.shape_, "rating_range": self.rating_range, "settings": settings,
             "weights": self.model.state_dict(), "best_weights": self._best_weights,

@@ -193,8 +193,9 @@ def batch_loss(model: nn.Module, batch: Batch, loss: Loss = F.mse_loss) -> Tenso
             positive, negative = model(users, torch.stack(tuple(items)))  # each (batch,)
             prediction = positive - negative
     except IndexError:
-        if isinstance(items, Tensor) and hasattr(model, "shape_"):
-            check_pairs(users, items, model.shape_)  # says which id it is
+        shape: Any = getattr(model, "shape_", None)
+        if isinstance(items, Tensor) and shape:
+            check_pairs(users, items, shape)  # says which id it is
         raise
     if prediction.shape != target.shape:
         # MSE would broadcast (batch, 1) against (batch,) to batch × batch numbers, and train on.
