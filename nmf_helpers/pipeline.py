@@ -165,7 +165,7 @@ class Pipeline(Scorer):
                 nearest("metric", metric, ["rmse"])
                 if self.pairwise:
                     raise ValueError('"rmse" compares with ratings, but this loss only ranks')
-            elif (scores.parse_metric(metric)[1] or 1) > (n := self.n_items):
+            elif scores.parse_metric(metric)[1] > (n := self.n_items):
                 raise ValueError(f"{metric!r} asks for more than the {n} items: choose another")
 
     def _options_of(self, model: type, others: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nmf_helpers.checks import check_number, check_pairs, nearest
+from nmf_helpers.checks import Scorer, check_number, nearest
 from nmf_helpers.history import Record
 from nmf_helpers.interactions import Batch
 
@@ -193,9 +193,8 @@ def batch_loss(model: nn.Module, batch: Batch, loss: Loss = F.mse_loss) -> Tenso
             positive, negative = model(users, torch.stack(tuple(items)))  # each (batch,)
             prediction = positive - negative
     except IndexError:
-        shape: Any = getattr(model, "shape_", None)
-        if isinstance(items, Tensor) and shape:
-            check_pairs(users, items, shape)  # says which id it is
+        if isinstance(model, Scorer) and isinstance(items, Tensor):
+            model.predict(users, items)  # says which id it is
         raise
     if prediction.shape != target.shape:
         # MSE would broadcast (batch, 1) against (batch,) to batch × batch numbers, and train on.

@@ -319,7 +319,7 @@ def test_nan_leaves_a_pipeline_by_no_door():
         ({"step": "by_hand"}, 'loss="bpr" only'),
         ({"metrics": ("ndgc@10",)}, "did you mean 'ndcg@10'"),
         ({"metrics": "rsme"}, "did you mean 'rmse'"),
-        ({"metrics": ("ndcg@0",)}, "k must be a whole number, at least 1"),
+        ({"metrics": ("ndcg@0",)}, "'ndcg@0'"),
         ({"metrics": ("ndcg@41",)}, "'ndcg@41' asks for more than the 40 items"),
         ({"loss": "bpr"}, '"rmse" compares with ratings'),
         ({"n_epoch": 3}, "did you mean 'n_epochs'"),
