@@ -36,8 +36,9 @@ def cells_by_tag(first):
     for path in Path.cwd().glob("*.ipynb"):
         cells = [c for c in json.loads(path.read_text("utf-8"))["cells"] if "outputs" in c]
         if cells and "".join(cells[0]["source"]) == first:
-            for cell, tag in ((c, tag) for c in cells for tag in c["metadata"].get("tags", ())):
-                found.setdefault(tag, set()).add("".join(cell["source"]))
+            for cell in cells:
+                for tag in found.keys() & cell["metadata"].get("tags", ()):
+                    found[tag].add("".join(cell["source"]))
     return found
 
 

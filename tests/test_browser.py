@@ -214,10 +214,10 @@ def run_all(page, server):
     assert page.complaints == []
 
 
-def no_barrier(page, where=".nmf-lab"):
+def no_barrier(page):
     """Nothing that axe finds serious or worse."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    found = axe.run(page, context=where).response["violations"]
+    found = axe.run(page, context=".nmf-lab").response["violations"]
     serious = [v for v in found if v["impact"] in ("serious", "critical")]
     assert not serious, [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in serious]
 
@@ -367,12 +367,11 @@ def test_a_lab_that_lost_its_kernel_says_so_and_a_saved_one_leaves_a_picture(pag
     lab = run_all()
     choose(page, "Kernel", "Restart Kernel")
     page.locator(".jp-Dialog .jp-mod-accept").click()
-    told = "getComputedStyle(lab, '::before').content"
-    page.wait_for_function(
-        f"() => {{ const lab = document.querySelector('.nmf-training-lab');"
-        f" return {told}.includes('run this cell again') }}"
-    )
     lab.scroll_into_view_if_needed()
+    page.wait_for_function(
+        "lab => getComputedStyle(lab, '::before').content.includes('run this cell again')",
+        arg=lab.element_handle(),
+    )
     save(page)
     expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle")
     page.goto("about:blank")
@@ -386,51 +385,37 @@ def test_a_lab_that_lost_its_kernel_says_so_and_a_saved_one_leaves_a_picture(pag
 
 # -- a student's two days --------------------------------------------------------------------------
 
-ANSWER = "# my own answer"
-
-
-@pytest.fixture
-def course(tmp_path):
-    """The course's folder as somebody gets it, in a home of her own."""
-    folder = tmp_path / "home" / "course"
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
-    shutil.copy(ROOT / "jupytext.toml", folder)
-    return folder
-
-
-def answer_and_save(page, server, path):
-    open_notebook(page, server, path)
-    page.locator(".jp-CodeCell .cm-content").first.click(timeout=60 * SECOND)
-    page.keyboard.press("Control+End")
-    page.keyboard.type(f"\n{ANSWER}")
-    save(page)
-
 
 def save(page):
     page.keyboard.press("Control+s")
     expect(page.locator(".lm-TabBar-tab.jp-mod-dirty")).to_have_count(0)
 
 
-def test_work_is_there_on_the_second_day_however_jupyter_is_started(tab, course, tmp_path):
-    private, mine, name = tmp_path / "jupyter", course / "my-notebooks", "01-encoding.ipynb"
+def test_work_is_there_on_the_second_day_however_jupyter_is_started(tab, tmp_path):
+    home, name = tmp_path / "home", "01-encoding.ipynb"
+    mine, written = home / "course" / "my-notebooks", ""
+    shutil.copytree(ROOT / "notebooks", home / "course" / "notebooks")
+    shutil.copy(ROOT / "jupytext.toml", home / "course")
     start = ("nmf_helpers", "start", "--no-browser", "--folder", str(mine))
-    with running(private, *start) as server:
-        answer_and_save(tab, server.wait(), name)
-        assert tab.locator(".jp-OutputArea-output").count() == 0, "an answer stands there already"
-        tab.locator(".jp-MarkdownCell a", has_text="→").first.click()  # on to the next notebook
-        expect(tab.locator("#jp-main-dock-panel .lm-TabBar")).to_contain_text("02-dot-product-mf")
-    others = [(start, {}, name), ((), {"root": course}, f"my-notebooks/{name}")]
-    others += [((), {"root": course.parent}, f"course/my-notebooks/{name}")]
-    for number, (command, options, path) in enumerate(others, start=2):
-        with running(private, *command, **options) as server:
-            open_notebook(tab, server.wait(), path)
-            expect(tab.locator(".jp-CodeCell .cm-content").first).to_contain_text(ANSWER)
-            tab.locator(".jp-CodeCell .cm-content").first.click()
+    ways = [(start, None), (start, None), ((), mine.parent), ((), home)]
+    for day, (command, root) in enumerate(ways, start=1):
+        with running(tmp_path / "jupyter", *command, root=root) as server:
+            open_notebook(tab, server.wait(), (mine / name).relative_to(root or mine).as_posix())
+            cell = tab.locator(".jp-CodeCell .cm-content").first
+            expect(cell).to_contain_text(written, timeout=60 * SECOND)
+            outputs = tab.locator(".jp-OutputArea-output").count()
+            assert outputs == 0, "an answer stands there already"
+            cell.click()
             tab.keyboard.press("Control+End")
-            tab.keyboard.type(f"\n# day {number}")
+            tab.keyboard.type(f"\n# day {day}")
             save(tab)
-        text = (mine / name).read_text("utf-8")
-        assert ANSWER in text and f"# day {number}" in text
+            if day == 1:
+                tab.locator(".jp-MarkdownCell a", has_text="→").first.click()  # to the next one
+                tabs = tab.locator("#jp-main-dock-panel .lm-TabBar")
+                expect(tabs).to_contain_text("02-dot-product-mf")
+        written += f"# day {day}"
+        saved = "".join(cell.source for cell in nbformat.read(mine / name, 4).cells)
+        assert written in saved.replace("\n", "")
     assert not list(mine.glob("*.md"))
 
 

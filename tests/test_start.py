@@ -20,7 +20,7 @@ ANSWER = "share_filled = 42  # my answer"
 
 
 def write(path, *cells, **metadata):
-    nbformat.write(new_notebook(cells=list(cells), metadata=metadata), path)
+    nbformat.write(new_notebook(cells=cells, metadata=metadata), path)
     return path
 
 
@@ -250,18 +250,17 @@ def test_a_day_in_a_folder_of_ones_own(served):
     assert "ML-100K could not be fetched" in said and "The others don't: go on." in said
     assert page == "/lab/tree/02-dot-product-mf.ipynb"
 
-    def ask(path, **changes):
-        body, head = (
-            json.dumps(changes).encode() if changes else None,
-            {"Authorization": f"token {token}"},
-        )
-        request = urllib.request.Request(
-            address + path, body, head, method="PUT" if body else "GET"
-        )
-        return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).read()
+    head = {"Authorization": f"token {token}"}
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    spec = json.loads(ask("/api/kernelspecs"))["kernelspecs"]["python3"]["spec"]
-    assert spec["argv"][0] == sys.executable
+    def ask(path, **changes):
+        request = urllib.request.Request(address + path, headers=head)
+        if changes:
+            request.method, request.data = "PUT", json.dumps(changes).encode()
+        return direct.open(request).read()
+
+    kernel = json.loads(ask("/api/kernelspecs"))["kernelspecs"]["python3"]
+    assert kernel["spec"]["argv"][0] == sys.executable
     shown = ask(page).decode()
     config = json.loads(re.search(r'id="jupyter-config-data".*?>(.*?)</script>', shown, re.S)[1])
     assert config["news"] == {"disabled": True}
