@@ -117,7 +117,8 @@ class Server:
             self.ask(f"api/sessions/{session['id']}", "DELETE")
 
     def end(self):
-        family = psutil.Process(self.process.pid).children(recursive=True)
+        server = psutil.Process(self.process.pid)
+        family = [server, *server.children(recursive=True)]
         self.process.terminate()
         for process in psutil.wait_procs(family, 10)[1]:
             process.kill()
@@ -381,6 +382,7 @@ def test_a_lab_that_lost_its_kernel_says_so_and_a_saved_one_leaves_a_picture(pag
     expect(still).to_be_visible()
     expect(still.locator("img, svg").first).to_be_visible()
     expect(page.get_by_text("model not found").and_(page.locator(":visible"))).to_have_count(0)
+    page.complaints.clear()  # only the console says it
 
 
 # -- a student's two days --------------------------------------------------------------------------

@@ -39,9 +39,6 @@ ANSWER = r"(?ms)^<details><summary>Answer</summary>\n\n.+?\n\n</details>"
 GENERATED = r"(?s)<!-- [\w ]+ -->\n(?:(?!<!--).)*<!-- end -->"
 
 
-# -- texts as cells --------------------------------------------------------------------------------
-
-
 @cache
 def cells(path):
     """The cells of a notebook; of a page without code, its sections."""
@@ -94,13 +91,17 @@ def is_among(number, values):
     return any(abs(abs(v) * factor - float(digits)) <= half for v in values for factor in factors)
 
 
+def said_by(cell):
+    texts = (o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs)
+    return "\n".join(texts)
+
+
 def printed(path, tag, line=""):
     """Numbers in what the one cell with a tag prints, or in those of its lines with a text."""
     found = [c for c in cells(path) if tag in c.metadata.get("tags", ())]
     if len(found) != 1:
         raise LookupError(f"{len(found)} cells of {path.stem} are tagged {tag}")
-    texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in found[0].outputs]
-    lines = [one for text in texts for one in text.splitlines() if line in one]
+    lines = [one for one in said_by(found[0]).splitlines() if line in one]
     if not lines:
         raise LookupError(f"the cell {tag} prints nothing with {line!r}")
     written = re.findall(r"\d[\d,]*\.?\d*(?:e[+-]?\d+)?|\.\d+", "\n".join(lines))
@@ -183,8 +184,7 @@ def thousands_from_nowhere(text, known):
 def thousands_that_no_cell_knows(path):
     """Counts of rows and users are said everywhere: any cell will do, here or earlier."""
     earlier = [c for p in NOTEBOOKS for c in cells(p) if p <= path and c.cell_type == "code"]
-    text = "\n".join(c.source + str([o for o in c.outputs if "data" not in o]) for c in earlier)
-    text += str([o.data.get("text/plain") for c in earlier for o in c.outputs if "data" in o])
+    text = "\n".join(f"{cell.source}\n{said_by(cell)}" for cell in earlier)
     known = [float(n) for n in re.findall(r"\d+\.?\d*", re.sub(r"(?<=\d)[,_](?=\d)", "", text))]
     yield from thousands_from_nowhere("\n".join(markdown(path)), known)
 
