@@ -90,11 +90,6 @@ def test_the_files_that_the_recipes_name_are_there():
         assert (ROOT / name).exists() or (ROOT / "nmf_helpers" / name).exists(), name
 
 
-def test_the_readme_names_each_notebook():
-    for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
-        assert f"notebooks/{path.name}" in README, path.name
-
-
 def imported_by(modules):
     """What any of these modules, or wings, imports of ours."""
     package = ROOT / "nmf_helpers"
@@ -104,7 +99,9 @@ def imported_by(modules):
     return {*re.findall(r"^ *from nmf_helpers\.(\w+)", text, re.M), *re.findall(r"\w+", str(names))}
 
 
-def test_the_map_names_every_module_and_its_arrows_are_imports():
+def test_the_readme_names_every_notebook_and_module_and_the_maps_arrows_are_imports():
+    for path in (ROOT / "notebooks").glob("0*.ipynb"):
+        assert f"notebooks/{path.name}" in README, path.name
     drawn = re.search(r"```mermaid\nflowchart BT\n(.*?)```", README, re.S)[1]
     named = dict(re.findall(r'(\w+)\["([^":]+)', drawn))
     groups = {node: re.findall(r"\w+", words) for node, words in named.items()}

@@ -104,10 +104,6 @@ def test_a_wing_keeps_to_its_budget(wing):
     assert files and sum(map(n_lines, files)) <= budget, sorted((n_lines(p), p.name) for p in files)
 
 
-def test_no_file_of_the_package_is_long():
-    assert not [path for path in PACKAGE.rglob("*.py") if n_lines(path) > LONGEST_FILE]
-
-
 def long_functions(source, most=LONGEST_FUNCTION):
     """Names of the functions whose body, docstring included, has more lines than that."""
     for node in ast.walk(ast.parse(source)):
@@ -116,8 +112,9 @@ def long_functions(source, most=LONGEST_FUNCTION):
             yield node.name
 
 
-def test_no_function_of_the_package_is_long():
+def test_no_file_and_no_function_of_the_package_is_long():
     for path in PACKAGE.rglob("*.py"):
+        assert n_lines(path) <= LONGEST_FILE, path.name
         assert not [*long_functions(path.read_text("utf-8"))], path.name
 
 

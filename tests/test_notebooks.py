@@ -52,7 +52,10 @@ def test_both_halves_of_a_pair_agree_cell_by_cell(source):
 
 
 @each_pair
-def test_every_cell_has_run_in_order_and_none_failed_or_warned(source):
+def test_every_cell_has_run_in_order_none_failed_or_warned_and_all_output_is_compared(source):
+    unchecked = {"nbval-ignore-output", "nbval-skip", "raises-exception"}
+    for cell in code_cells(source):
+        assert not unchecked & {*cell.metadata.get("tags", ())} and "NBVAL_" not in cell.source
     counts = [cell.execution_count for cell in code_cells(source)]
     assert counts == list(range(1, len(counts) + 1))
     assert not {"error", "stderr"} & {o.get("name", o.output_type) for o in outputs(source)}
@@ -142,13 +145,6 @@ def test_every_lab_is_followed_by_a_picture_that_needs_no_kernel(source):
         if WIDGET in shown:
             near = set().union(*kinds[number : number + 3])
             assert near & {"image/png", "text/html"}, f"code cell {number + 1} has no twin"
-
-
-@each_pair
-def test_every_output_is_compared(source):
-    unchecked = {"nbval-ignore-output", "nbval-skip", "raises-exception"}
-    for cell in code_cells(source):
-        assert not unchecked & {*cell.metadata.get("tags", ())} and "NBVAL_" not in cell.source
 
 
 @each

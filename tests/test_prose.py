@@ -241,7 +241,6 @@ def test_a_number_is_found_at_home_and_missed_when_either_side_changes(home, sai
         ("0.807: cell other", "0 cells of 03-x are tagged other"),
         ('0.807: cell table, "AdamW"', "0.807 is not at"),
         ("0.807: claims iALS/imp10/ndcg", "has nothing at"),
-        ("0.807: source", "no kind of home"),
         ("0.807: example\n0.9: example", "0.9 has a home, and isn't said"),
     ],
 )
