@@ -30,6 +30,10 @@ def load_ratings(
 ) -> pd.DataFrame:
     """Load a ratings table: one of two datasets, or a file of your own.
 
+    Returns the columns that :func:`check_ratings` knows, with its types, in the file's order of
+    rows. ValueError or OSError: no such name or file; a file that can't be read without doubt (the
+    message says where, why, and what to write); or ``"100k"`` can't be fetched.
+
     Parameters
     ----------
     name
@@ -46,10 +50,6 @@ def load_ratings(
         What a file of your own doesn't show: ``sep`` between columns; ``decimal``, ``"."`` or
         ``","``; ``encoding``, such as ``"latin-1"``; and which of two ratings of one movie by one
         user to ``keep``, ``"first"`` or ``"last"`` (they are refused otherwise).
-
-    Returns the columns that :func:`check_ratings` knows, with its types, in the file's order of
-    rows. ValueError or OSError: no such name or file; a file that can't be read without doubt (the
-    message says where, why, and what to write); or ``"100k"`` can't be fetched.
     """
     if not isinstance(name, str | Path):
         what = f"a name or the path of a file, not {type(name).__name__}"
