@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from nmf_helpers import fetch
-from nmf_helpers.course import commands, start
+from nmf_helpers.course import commands, show, start
 
 
 @pytest.fixture
@@ -44,8 +44,6 @@ def test_reset_keeps_the_old_copy_and_says_where(opened, tmp_path, capsys):
 
 
 def test_show_is_given_the_courses_own_notebook(monkeypatch):
-    from nmf_helpers.course import show
-
     monkeypatch.setattr(show, "show", lambda notebook, browser: [notebook.name, browser])
     assert commands.main(["show", "4", "--no-browser"]) == ["04-neural-collabfnet.ipynb", False]
 

@@ -309,8 +309,8 @@ def minutes_that_are_wrong(path):
 def test_minutes_count_words_code_and_exercises():
     text = "word " * 199 + "\n**1.1** <!-- homes\n0.1: example -->\n\n**1.1 Open.**"
     code = "a = 1\n\n" * 14 + 'check("1.bug1", a)'
-    pair = [new_markdown_cell(text), new_code_cell(code)]
-    assert minutes(pair) == pytest.approx(1 + 1 + 16, abs=0.02)
+    found = minutes([new_markdown_cell(text), new_code_cell(code)])
+    assert found == pytest.approx(1 + 1 + 16, abs=0.02)
 
 
 def test_all_notebooks_together_are_no_longer_than_that():
@@ -453,11 +453,10 @@ RULES = {
     part_not_opened_once: NOTEBOOKS,
 }
 PAIRS = [(rule, path) for rule, paths in RULES.items() for path in paths]
+NAMES = [f"{path.stem}: {rule.__name__}" for rule, path in PAIRS]
 
 
-@pytest.mark.parametrize(
-    ("rule", "path"), PAIRS, ids=[f"{path.stem}: {rule.__name__}" for rule, path in PAIRS]
-)
+@pytest.mark.parametrize(("rule", "path"), PAIRS, ids=NAMES)
 def test_a_text_keeps_the_rule(rule, path):
     complaints = [*rule(path)]
     assert not complaints, "\n".join(complaints)
