@@ -97,13 +97,6 @@ def test_another_size_of_the_start_does_not_change_its_kind():
     assert torch.equal(svd, ours) and not torch.equal(noise, ours)
 
 
-@pytest.mark.parametrize("recipe", [explicit, implicit])
-def test_a_recipe_repeats_itself(recipe):
-    first, second, other = (recipe(LIKED, n_epochs=2, seed=seed) for seed in (5, 5, 6))
-    assert (first.score_matrix() == second.score_matrix()).all()
-    assert (first.score_matrix() != other.score_matrix()).any()
-
-
 def test_a_catalogue_of_five_items_is_enough():
     small, hidden = np.eye(5) + np.eye(5, k=1), np.eye(5, k=2)
     record = implicit(small, evaluate_on={"hidden": hidden}, n_epochs=2).history[-1]
@@ -117,9 +110,3 @@ def test_the_gradient_by_hand_takes_the_steps_of_autograd():
     )
     np.testing.assert_allclose(by_hand, autograd, atol=1e-3)
     assert (by_hand == ours).all()
-
-
-def test_dislikes_are_not_taken_for_likes():
-    thumbs = np.array([[1, -1, 0, 0], [0, 1, -1, 0], [-1, 0, 1, 0]])
-    with pytest.raises(ValueError, match=r"train holds -1 at user 0, item 1 .*matrix > 0"):
-        implicit(thumbs)
