@@ -202,11 +202,9 @@ def leave_n_out(
     if (most := counts.max(initial=0)) <= n:
         why = f"nobody has more than n={n} entries; the most is {most}"
         raise ValueError(f"{why}: choose a smaller n")
-    # Shuffle each user's entries by sorting on random keys, and hold out the first n.
-    shuffled = np.lexsort((np.random.default_rng(seed).random(len(users)), users))
-    place = np.empty(len(users), dtype="int64")  # of an entry among those of its user
-    place[shuffled] = np.arange(len(users)) - (np.cumsum(counts) - counts)[users]
-    held_out = (place < n) & (counts > n)[users]
+    # Shuffle each user's entries by ranking random keys, and hold out the first n.
+    keys = pd.Series(np.random.default_rng(seed).random(len(users)))
+    held_out = (keys.groupby(users).rank() <= n).to_numpy() & (counts > n)[users]
     train, test = (
         sparse.csr_matrix((entries.data[part], (users[part], items[part])), shape=entries.shape)
         for part in (~held_out, held_out)

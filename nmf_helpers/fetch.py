@@ -67,7 +67,7 @@ def fetch_100k() -> ML100K:
             return read_archive(path.read_bytes())
         except Exception as error:  # an archive can be broken in many ways; get a new one
             failures.append(f"{path}: {error}")
-    check_writable(path.parent, *failures)
+    check_writable(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         for name, route in routes().items():
             try:
@@ -102,15 +102,16 @@ def routes() -> dict[str, Callable[[str], str]]:
     return ways
 
 
-def check_writable(folder: Path, *failures: str) -> None:
+def check_writable(folder: Path) -> None:
     """Create the folder if need be; raise FetchError if no file can be written in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        why = f"the cache folder {folder} can't be written ({error}). Make room or set the "
-        why += "environment variable NMF_DATA_DIR to a folder of yours, or work with "
-        raise FetchError("\n".join([*failures, why + 'load_ratings("latest-small")'])) from error
+        raise FetchError(
+            f"the cache folder {folder} can't be written ({error}). Make room, or set the variable "
+            'NMF_DATA_DIR to a folder of yours, or work with load_ratings("latest-small")'
+        ) from error
 
 
 def download(url: str, folder: str, timeout: float = 10) -> str:

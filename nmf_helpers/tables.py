@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
@@ -24,13 +23,11 @@ MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "nat", r"\n"}
 ID = "a whole number below 2**63, or text"
 SECONDS = "a whole number of seconds since 1970 (below 10**11), or a date as 2001-12-31"
 WANTED = {"userId": ID, "movieId": ID, "rating": "a finite number", "timestamp": SECONDS}
-USUAL_NAMES = {
-    "userId": "userid user uid reviewer reviewerid customer customerid member memberid reader "
-    "listener",
-    "movieId": "movieid movie film filmid item itemid book bookid isbn asin product productid "
-    "game gameid artist artistid song songid track trackid business businessid anime animeid",
-    "rating": "rating ratings score scores star stars bookrating overall grade value points",
-    "timestamp": "timestamp time date datetime unixtime unixreviewtime createdat reviewdate",
+USUAL_NAMES = {  # the letters of names that others use
+    "userId": "(user|reviewer|customer|member|reader|listener|u)(id)?",
+    "movieId": "(movie|film|item|book|product|game|artist|song|track|anime)(id)?|isbn|asin",
+    "rating": "(book)?ratings?|scores?|stars?|overall|grades?|value|points",
+    "timestamp": "(unix)?(review)?(date)?time(stamp)?|(review)?date|createdat",
 }
 
 
@@ -57,9 +54,11 @@ def check_ratings(
     result = pd.DataFrame(index=df.index)
     for name in (name for name in COLUMNS if name in df.columns):
         column = df[name].infer_objects()
-        column = column if is_numeric_dtype(column) else column.map(str).str.strip()
-        codes, different = pd.factorize(column, use_na_sentinel=False)  # look at each once
-        values, good = READERS[name](pd.Series(different))
+        codes: Any = slice(None)
+        if not is_numeric_dtype(column):  # of texts look at each different one once
+            codes, different = pd.factorize(column.map(str).str.strip(), use_na_sentinel=False)
+            column = pd.Series(different)
+        values, good = READERS[name](column)
         result[name], good = values[codes], good[codes]
         if not good.all():
             row = int(good.argmin())
@@ -183,10 +182,10 @@ def suggested(names: Sequence[Any], wanted: Sequence[str]) -> dict[Any, str]:
     """Guess which of somebody's names mean ours; "?userId" stands for one to fill in."""
     guess: dict[Any, str] = {}
     for ours in wanted:
-        usual = USUAL_NAMES.get(ours, ours.lower()).split()
+        usual = USUAL_NAMES.get(ours, ours.lower())
         for name in [*names, f"?{ours}"]:
-            plain = re.sub("[^a-z]", "", str(name).lower().split(":")[0])
-            if name not in guess and get_close_matches(plain, usual, n=1, cutoff=0.85):
+            letters = re.sub("[^a-z]", "", str(name).lower().split(":")[0])
+            if name not in guess and re.fullmatch(usual, letters):
                 guess[name] = ours
                 break
     return guess
