@@ -273,6 +273,7 @@ REFUSED = [
     (lambda: leave_n_out(sparse.csr_matrix(np.ones((2, 5))), 0), "n must be a whole number"),
     (lambda: encode_column(pd.Series([1, None], name="userId")), "'userId' has missing values"),
     (lambda: encode_ratings(ONE, train=encode_ratings(ONE)), "encoded already"),
+    (lambda: encode_ratings(ONE, train=ONE.astype({"userId": str})), "userId is text in one table"),
     (lambda: encode_ratings(ONE, train=ONE[["userId"]]), "no column 'movieId'"),
     (lambda: load_ratings("100k", columns={"user": "userId"}), "100k is read as it is; columns="),
 ]  # fmt: skip
@@ -280,5 +281,5 @@ REFUSED = [
 
 @pytest.mark.parametrize(("call", "complaint"), REFUSED)
 def test_what_cannot_be_is_refused_with_what_can(call, complaint):
-    with pytest.raises((ValueError, IndexError), match=complaint):
+    with pytest.raises((ValueError, IndexError, TypeError), match=complaint):
         call()

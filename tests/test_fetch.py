@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -97,11 +98,11 @@ def test_the_next_route_is_taken_when_one_fails_or_falls_silent(path, routes, se
         reply(b"PK", length=1000)(handler)
         over.wait(20)
 
-    over, whole = threading.Event(), grouplens_zip()
+    start, over, whole = time.monotonic(), threading.Event(), grouplens_zip()
     half = reply(whole[: len(whole) // 2], length=len(whole))
     urls = [serve(answer) for answer in (reply(b"<html>"), half, stall, reply(whole))]
     routes(**{url: partial(download, url, timeout=0.3) for url in urls})
-    assert fetch_100k().ratings == RATINGS
+    assert fetch_100k().ratings == RATINGS and time.monotonic() - start < 10
     over.set()
 
 
@@ -205,25 +206,6 @@ def test_a_cache_that_cannot_be_written_is_reported_before_anything_is_fetched(p
         fetch_100k()
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user")
-def test_a_read_only_cache_can_be_read_but_not_filled(path, routes):
-    # Root may write anywhere: look at the folder as nobody.
-    path.parent.mkdir()
-    for folder in [path.parent, *path.parents][:5]:
-        os.chmod(folder, 0o755)
-    routes(way=gives(grouplens_zip()))
-    try:
-        os.seteuid(65534)
-        with pytest.raises(FetchError, match=r"can't be written \(\[Errno 13\] Permission denied"):
-            fetch_100k()
-        os.seteuid(0)
-        path.write_bytes(grouplens_zip())
-        os.seteuid(65534)
-        assert fetch_100k().movies == MOVIES
-    finally:
-        os.seteuid(0)
-
-
 def test_a_full_disk_is_reported_and_leaves_nothing_behind(path, routes):
     resource = pytest.importorskip("resource")  # a limit on file sizes stands in for a full disk
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -240,6 +222,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing_behind(path, routes):
 
 def test_two_may_fetch_at_once(path, routes):
     def slow(folder):
+        assert Path(folder).parent == path.parent  # on the same disk, for a rename is at once
         both.wait(20)  # both have found nothing, and fetch
         return gives(grouplens_zip())(folder)
 

@@ -6,13 +6,11 @@ Each step has property tests of its own beside its other tests; here they have t
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import tables
 
 from nmf_helpers.data import encode_ratings, interaction_matrix, leave_n_out
-from nmf_helpers.interactions import PairwiseInteractions
 from nmf_helpers.metrics import evaluate
 from nmf_helpers.pipeline import Pipeline
 
@@ -77,22 +75,6 @@ def test_the_way_from_a_table_to_metrics_is_that_of_plain_loops(df, threshold, n
     found = evaluate(scores, test, train, metrics=names)
     for name in names:
         assert found[name] == pytest.approx(expected[name.split("@")[0]]), name
-    check_the_negatives(train, test, seed)
-
-
-def check_the_negatives(train, test, seed):
-    """No negative of a test item is one the user is known to like."""
-    taken = train.toarray() + test.toarray()
-    full = (taken.all(axis=1) & (test.getnnz(axis=1) > 0)).any()
-    if full:
-        with pytest.raises(ValueError, match="has interacted with all"):
-            PairwiseInteractions(test, exclude=train)
-        return
-    source = torch.Generator().manual_seed(seed)
-    dataset = PairwiseInteractions(test, exclude=train, generator=source)
-    (users, (positives, negatives)), _ = dataset[torch.arange(len(dataset)).repeat(20)]
-    assert test.toarray()[users, positives].all()
-    assert not taken[users, negatives].any()
 
 
 @st.composite
