@@ -59,8 +59,7 @@ def train_hogwild(
     (Diverged), raises, dies or takes over `timeout` seconds for an epoch (WorkerError), the others
     are ended; the model keeps what it has.
     """
-    most = max(64, os.cpu_count() or 1)  # a slip of the keyboard shall not start thousands
-    check_number("n_workers", n_workers, at_least=1, at_most=most, whole=True)
+    check_number("n_workers", n_workers, at_least=1, at_most=256, whole=True)
     make_step(model)  # refuse what cannot work before starting
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     shards = order.chunk(n_workers)  # fewer than n_workers when there are fewer samples
@@ -127,7 +126,9 @@ def _end_with_parent() -> None:
 class _Inventory(ForkingPickler):
     """Looks through what is to be sent as sending it would, but for the tensors' memory."""
 
-    n_bytes: dict[int, int]  # to be put into shared memory, by address
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO())
+        self.n_bytes: dict[int, int] = {}  # to be put into shared memory, by address
 
     def reducer_override(self, thing: Any) -> Any:
         """Count a tensor's memory; refuse by name what only this process can know."""
@@ -144,8 +145,7 @@ class _Inventory(ForkingPickler):
 
 def _check_sendable(job: Any) -> None:
     """Raise an error if workers could not be sent the job, before anything is changed."""
-    inventory = _Inventory(io.BytesIO())
-    inventory.n_bytes = {}
+    inventory = _Inventory()
     try:
         inventory.dump(job)
     except (pickle.PicklingError, AttributeError, TypeError) as error:

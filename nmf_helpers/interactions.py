@@ -121,8 +121,6 @@ class PairwiseInteractions(Interactions):
 
     def sample_negatives(self, users: Tensor) -> Tensor:
         """Draw one item for each user, uniform over the items that the user has no entry for."""
-        if not users.numel():
-            return users
         # Doubles: in single precision the product could round up to the number of free items.
         draw = torch.rand(users.shape, generator=self.generator, dtype=torch.float64)
         r = (draw * self._free[users]).long()

@@ -128,7 +128,8 @@ BUGS = {  # name: (what is replaced, the file of the tests that must fail, their
     ),
     "negatives checked against the test part alone": (
         [(PAIRS, "__init__", before(PAIRS.__init__, without_exclude))],
-        "test_interactions.py", "test_items_to_exclude_are_excluded",
+        "test_interactions.py",
+        "test_a_stored_zero_is_a_rating_and_excludes_but_is_no_positive",
     ),
     "one minus sigma, squared, for BPR": (
         [(losses, "bpr_loss", losses.squared_sigmoid_loss)],
