@@ -345,6 +345,7 @@ def test_a_sweep_trains_once_for_each_value_until_it_is_stopped():
     assert [call["bias"] for call in notebook.calls[4:]] == [False, True]
     notebook.valid = lambda epoch, lr: lab.stop() and 1.0
     assert len(lab.sweep("lr").wait(PATIENCE).runs) == 7 and not lab.training
+    assert "Stopped after 1 epoch " in lab.status.value
 
 
 # -- what is shown --------------------------------------------------------------------------------
