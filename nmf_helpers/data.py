@@ -30,8 +30,8 @@ def load_ratings(
 ) -> pd.DataFrame:
     """Load a ratings table: one of two datasets, or a file of your own.
 
-    Returns the columns that :func:`check_ratings` knows, with its types, in the file's order of
-    rows. ValueError or OSError: no such name or file; a file that can't be read without doubt (the
+    Other columns are left out; types are as by :func:`check_ratings`, rows in the file's order.
+    ValueError or OSError: no such name or file; a file that can't be read without doubt (the
     message says where, why, and what to write); or ``"100k"`` can't be fetched.
 
     Parameters
@@ -47,9 +47,9 @@ def load_ratings(
         "rating"}``. For a file without column names, ours in the file's order, None for a column
         to leave out: ``["userId", "movieId", "rating", None, "timestamp"]``.
     **reading
-        What a file of your own doesn't show: ``sep`` between columns; ``decimal``, ``"."`` or
-        ``","``; ``encoding``, such as ``"latin-1"``; and which of two ratings of one movie by one
-        user to ``keep``, ``"first"`` or ``"last"`` (they are refused otherwise).
+        What a file of your own doesn't show: ``sep`` between columns; ``encoding``, such as
+        ``"latin-1"``; and which of two ratings of one movie by one user to ``keep``, ``"first"``
+        or ``"last"`` (they are refused otherwise).
     """
     if not isinstance(name, str | Path):
         what = f"a name or the path of a file, not {type(name).__name__}"

@@ -29,14 +29,14 @@ URL_SHA256 = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
 WHEEL = "recbole==1.2.1"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
 
-Movie = tuple[int, str, int | None, str]  # movieId, title, year, genres
+Contents = tuple[bytes, list[tuple[str, str, Iterable[str]]]]  # u.data; ids, titles, genres
 
 
 class ML100K(NamedTuple):
     """The contents of ML-100K: the bytes of ``u.data``, and (movieId, title, year, genres) rows."""
 
     ratings: bytes
-    movies: list[Movie]
+    movies: list[tuple[int, str, int | None, str]]
 
 
 class FetchError(OSError):
@@ -58,8 +58,8 @@ def cache_dir() -> Path:
 def fetch_100k() -> ML100K:
     """Return the contents of ML-100K, fetching it if there is no good copy in the cache yet.
 
-    The routes are tried in their order, until one gives an archive whose ratings have the right
-    checksum. FetchError is raised if none does, or if the cache can't be written.
+    The routes are tried in their order, until one gives an archive with the right checksum.
+    FetchError is raised if none does, or if the cache can't be written.
     """
     path, failures = cache_dir() / "ml-100k.zip", []
     if path.exists():
@@ -145,33 +145,30 @@ def read_archive(content: bytes) -> ML100K:
         what = "a web page, of a login perhaps," if content.lstrip()[:1] == b"<" else "a file"
         raise ValueError(f"{what} with a wrong checksum ({len(content):,} bytes)")
     with ZipFile(BytesIO(content)) as archive:
-        return _read_zip(archive) if found == URL_SHA256 else _read_wheel(archive)
-
-
-def _read_zip(archive: ZipFile) -> ML100K:
-    # u.genre names the genres, one a line: "Action|1"; u.item has a 0/1 flag for each of them.
-    genres = [line.split("|")[0] for line in archive.read("ml-100k/u.genre").decode().split()]
+        ratings, items = (_read_zip if found == URL_SHA256 else _read_wheel)(archive)
     movies = []
-    for line in archive.read("ml-100k/u.item").decode("latin-1").splitlines():
-        number, title, _, _, _, *flags = line.split("|")
-        movies.append(_movie(number, title, compress(genres, map(int, flags))))
-    return ML100K(archive.read("ml-100k/u.data"), movies)
-
-
-def _read_wheel(archive: ZipFile) -> ML100K:
-    # RecBole puts a header above u.data, and types u.item anew, with years in a column.
-    path = "recbole/dataset_example/ml-100k/ml-100k"
-    _, _, ratings = archive.read(path + ".inter").partition(b"\n")
-    movies = []
-    for line in archive.read(path + ".item").decode().splitlines()[1:]:
-        number, title, year, genres = line.split("\t")
-        title = "unknown" if title == "unkonwn" else f"{title} ({year})"
-        movies.append(_movie(number, title, genres.split()))
+    for number, title, genres in items:
+        # "Toy Story (1995)"; one title goes on after the year: "... (1995) (V)", for a video.
+        match = re.match(r"(.*)\((\d{4})\)", title)
+        name, year = (match[1], int(match[2])) if match else (title, None)
+        movies.append((int(number), name.strip(), year, "|".join(genres)))
     return ML100K(ratings, movies)
 
 
-def _movie(number: str, title: str, genres: Iterable[str]) -> Movie:
-    # "Toy Story (1995)"; one title goes on after the year: "... (1995) (V)", for a video.
-    match = re.match(r"(.*)\((\d{4})\)", title)
-    name, year = (match[1], int(match[2])) if match else (title, None)
-    return int(number), name.strip(), year, "|".join(genres)
+def _read_zip(archive: ZipFile) -> Contents:
+    # u.genre names the genres, one a line: "Action|1"; u.item has a 0/1 flag for each of them.
+    genres = [line.split("|")[0] for line in archive.read("ml-100k/u.genre").decode().split()]
+    lines = archive.read("ml-100k/u.item").decode("latin-1").splitlines()
+    rows = [line.split("|") for line in lines]
+    items = [(row[0], row[1], compress(genres, map(int, row[5:]))) for row in rows]
+    return archive.read("ml-100k/u.data"), items
+
+
+def _read_wheel(archive: ZipFile) -> Contents:
+    # RecBole puts a header above u.data, and types u.item anew, with years in a column.
+    path, items = "recbole/dataset_example/ml-100k/ml-100k", []
+    for line in archive.read(path + ".item").decode().splitlines()[1:]:
+        number, title, year, genres = line.split("\t")
+        title = "unknown" if title == "unkonwn" else f"{title} ({year})"
+        items.append((number, title, genres.split()))
+    return archive.read(path + ".inter").partition(b"\n")[2], items
