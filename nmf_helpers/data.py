@@ -18,8 +18,7 @@ from scipy import sparse
 
 from nmf_helpers.checks import check_ids, check_matrix, check_number, nearest
 from nmf_helpers.fetch import fetch_100k
-from nmf_helpers.files import read_ratings
-from nmf_helpers.tables import COLUMNS, Columns, check_ratings, check_table
+from nmf_helpers.files import COLUMNS, Columns, check_ratings, check_table, read_ratings
 
 DATASETS = ["latest-small", "100k"]
 EMBEDDED = Path(__file__).parent / "datasets"

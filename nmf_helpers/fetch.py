@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from io import BytesIO
@@ -29,7 +29,7 @@ URL_SHA256 = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
 WHEEL = "recbole==1.2.1"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
 
-Contents = tuple[bytes, list[tuple[str, str, Iterable[str]]]]  # u.data; ids, titles, genres
+Contents = tuple[bytes, Sequence[tuple[str, str, Iterable[str]]]]  # u.data; ids, titles, genres
 
 
 class ML100K(NamedTuple):

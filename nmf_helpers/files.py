@@ -1,4 +1,4 @@
-"""Read ratings from anybody's file: take what is clear, and say what to write for the rest.
+"""Read ratings from anybody's file or table: take what is clear, say what to write for the rest.
 
 Nothing is guessed. What can be read in two ways is refused with a ``ValueError`` that names the
 file, the line and the way out, and so is a row that doesn't fit the column names.
@@ -7,16 +7,36 @@ file, the line and the way out, and so is a row that doesn't fit the column name
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from pandas.io.common import get_handle
 
-from nmf_helpers.tables import COLUMNS, NUMBER, Columns, Keep, check_ratings, our_names
+from nmf_helpers.checks import nearest
 
+Columns = Sequence[str | None] | Mapping[str, str | None] | None
+Keep = Literal["first", "last"] | None
+Checked = tuple[np.ndarray, np.ndarray]  # values, and which of them are good; shape (n,) each
+
+COLUMNS = ["userId", "movieId", "rating", "timestamp"]  # the last may be missing
+WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,18})([.,]0)?")  # as programs write it: 7 or 7.0, not 007
+NUMBER = re.compile(r"[+-]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)([eE][+-]?[0-9]+)?")
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?")
+MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "nat", r"\n"}
+ID = "a whole number below 2**63, or text"
+SECONDS = "a whole number of seconds since 1970 (below 10**11), or a date as 2001-12-31"
+WANTED = {"userId": ID, "movieId": ID, "rating": "a finite number", "timestamp": SECONDS}
+USUAL_NAMES = {  # the letters of names that others use
+    "userId": "(user|reviewer|customer|member|reader|listener|u)(id)?",
+    "movieId": "(movie|film|item|book|product|game|artist|song|track|anime)(id)?|isbn|asin",
+    "rating": "(book)?ratings?|scores?|stars?|overall|grades?|value|points",
+    "timestamp": "(unix)?(review)?(date)?time(stamp)?|(review)?date|createdat",
+}
 SEPARATORS = ["::", "\t", ";", ","]
 # The first row of GroupLens's u.data or ratings.dat, which have no header.
 OF_GROUPLENS = re.compile(r"(\d+\t\d+\t\d\d?\t\d{8,10}|\d+::\d+::\d(\.\d)?::\d{8,10})(?![^\r\n])")
@@ -132,3 +152,163 @@ def _check_fields(
             )
         if fields[0].startswith(("#", "%")):
             raise ValueError(f"{path}: line {line} may be a comment: remove it ({fields[0]!r})")
+
+
+def check_ratings(
+    df: pd.DataFrame,
+    source: str = "the ratings",
+    where: Callable[[int], str] | None = None,
+    keep: Keep = None,
+) -> pd.DataFrame:
+    """Return the rating columns of a table with their proper types, or say what is wrong.
+
+    ``userId`` and ``movieId`` become int64, or text if one of the column isn't a plain whole number
+    ("007" is not 7); ``rating`` float64; ``timestamp``, if there is one, int64 seconds since 1970,
+    dates without a time zone taken as UTC. Index and ``attrs`` stay. An error calls the table
+    `source`, and a row as `where` says; `keep` is as in :func:`nmf_helpers.data.load_ratings`.
+
+    TypeError or ValueError: no table; a column missing or there twice; no rows; an empty field; a
+    rating that isn't finite; two ratings of one item by one user.
+    """
+    check_table(df, source)
+    where = where or (lambda row: f"row {row + 1} of {len(df)}")
+    if df.empty:
+        raise ValueError(f"{source}: there are no ratings, only column names")
+    result = pd.DataFrame(index=df.index)
+    for name in (name for name in COLUMNS if name in df.columns):
+        column = df[name].infer_objects()
+        codes: Any = slice(None)
+        if not is_numeric_dtype(column):  # of texts look at each different one once
+            codes, different = pd.factorize(column.map(str).str.strip(), use_na_sentinel=False)
+            column = pd.Series(different)
+        values, good = READERS[name](column)
+        result[name], good = values[codes], good[codes]
+        if not good.all():
+            row = int(good.argmin())
+            raise ValueError(
+                f"{source}: {name} must be {WANTED[name]}, but is {df[name].tolist()[row]!r} in "
+                f"{where(row)} ({(~good).sum()} such rows): mend or remove them"
+            )
+    twice = result.duplicated(["userId", "movieId"], keep=keep or "first").to_numpy()
+    if twice.any() and not keep:
+        row = int(twice.argmax())
+        user, item = (result[name].iloc[row] for name in COLUMNS[:2])
+        raise ValueError(
+            f"{source}: user {user} rates movie {item} more than once, again in {where(row)} "
+            f"({twice.sum()} such rows); keep one: load_ratings(path, keep='last'), or "
+            "df.drop_duplicates(['userId', 'movieId'], keep='last')"
+        )
+    result.attrs = df.attrs
+    return result[~twice].reset_index(drop=True) if keep else result
+
+
+def check_table(df: Any, what: str, needed: Sequence[str] = COLUMNS[:3]) -> None:
+    """Raise an error unless `df` is a table that has each of the columns needed, once."""
+    if not isinstance(df, pd.DataFrame):
+        raise TypeError(f"{what} must be a table (DataFrame), not {type(df).__name__}")
+    our_names([*df.columns], None, what, needed, say="df.rename(columns={})")
+
+
+# What may stand in a column: numbers, or texts without blanks around
+
+
+def _whole(column: pd.Series) -> Checked:
+    """Return numbers as int64; a float above its mantissa may have been rounded."""
+    numbers = column.fillna(0).to_numpy() + 0  # bools too
+    is_float = numbers.dtype.kind == "f"
+    limit = 2 ** (np.finfo(numbers.dtype).nmant + 1) if is_float else 2**63
+    good = column.notna().to_numpy(bool) & (numbers == np.round(numbers)) & (abs(numbers) < limit)
+    return np.where(good, numbers, 0).astype("int64"), good
+
+
+def _ids(column: pd.Series) -> Checked:
+    if is_numeric_dtype(column):
+        return _whole(column)
+    good = ~column.str.lower().isin(MISSING)
+    if column[good].str.fullmatch(WHOLE).all():
+        with suppress(OverflowError):  # from 2**63 on they stay text
+            whole = column.where(good, "0").str.replace("[.,]0$", "", regex=True)
+            return whole.astype("int64").to_numpy(), good.to_numpy()
+    elif column[good].str.fullmatch(NUMBER).all():
+        good &= column.str.isdecimal()  # 1.5 or 1e5 is no id
+    return column.to_numpy(object), good.to_numpy()
+
+
+def _ratings(column: pd.Series) -> Checked:
+    if not is_numeric_dtype(column):
+        # A comma is decimal, but before three digits it may mark thousands.
+        doubtful = "[.]|,[0-9]{3}$" if column.str.contains(",").any() else "[^0-9.eE+-]"
+        column = column.mask(column.str.contains(doubtful)).str.replace(",", ".")
+        column = pd.to_numeric(column, errors="coerce")
+    numbers = column.to_numpy("float64", na_value=np.nan)
+    return numbers, np.isfinite(numbers)
+
+
+def _seconds(column: pd.Series) -> Checked:
+    if not is_numeric_dtype(column):
+        dates = column.where(column.str.fullmatch(DATE))
+        dates = pd.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
+        if dates.notna().any():
+            return dates.to_numpy("datetime64[s]").astype("int64"), dates.notna().to_numpy()
+        column = pd.to_numeric(column.where(column.str.fullmatch(WHOLE)), errors="coerce")
+    numbers, good = _whole(column)
+    good &= abs(numbers) < 1e11  # above: milliseconds
+    if ((numbers > 19_000_000) & (numbers < 21_000_000))[good].all():
+        good[:] = False  # all in half a year of 1970? Rather days written as 20011231
+    return numbers, good
+
+
+READERS = {"userId": _ids, "movieId": _ids, "rating": _ratings, "timestamp": _seconds}
+
+
+# Whose name is which
+
+
+def our_names(
+    names: Sequence[Any],
+    columns: Columns,
+    source: str,
+    needed: Sequence[str] = COLUMNS[:3],
+    say: str = "columns={}",
+) -> list[str | None]:
+    """Return what each column is called here; refuse if one is missing, or there twice.
+
+    `columns` is as in :func:`nmf_helpers.data.load_ratings`; `say` is what an error tells to write.
+    """
+    result: list[Any]
+    if columns is None or isinstance(columns, Mapping):
+        renamed: Mapping[Any, str | None] = columns or {}
+        for ours in filter(None, renamed.values()):
+            nearest("column of ratings", ours, COLUMNS)
+        result = [renamed.get(name, name) for name in names]
+        strange = [name for name in renamed if name not in names]
+    else:
+        result, strange = [*columns], []
+    missing = [name for name in needed if name not in result]
+    twice = [name for name in COLUMNS if result.count(name) > 1]
+    if len(result) != len(names):
+        why = f"has {len(names)} fields, but columns= has {len(result)}: give one for each, or None"
+    elif twice:
+        why = f"there are two columns {twice[0]!r}: keep one"
+    elif missing or strange:
+        guess = suggested([name for name in names if name not in COLUMNS], missing or needed)
+        why = f"there is no column {[*strange, *missing][0]!r}; say which is which, "
+        why += say.format(guess)
+        if [name for name in guess if f"{name}"[:1] == "?"] == ["?rating"]:
+            why += ". If each row is a like: check_ratings(df.assign(rating=1.0))"
+    else:
+        return result
+    raise ValueError(f"{source}: {why}. The columns are {[*names]}")
+
+
+def suggested(names: Sequence[Any], wanted: Sequence[str]) -> dict[Any, str]:
+    """Guess which of somebody's names mean ours; "?userId" stands for one to fill in."""
+    guess: dict[Any, str] = {}
+    for ours in wanted:
+        usual = USUAL_NAMES.get(ours, ours.lower())
+        for name in [*names, f"?{ours}"]:
+            letters = re.sub("[^a-z]", "", str(name).lower().split(":")[0])
+            if name not in guess and re.fullmatch(usual, letters):
+                guess[name] = ours
+                break
+    return guess
