@@ -35,13 +35,13 @@ METHOD = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
 
 
 class WorkerError(RuntimeError):
-    """A worker process raised, died or went silent."""
+    """A worker process raised or died."""
 
 
 def train_hogwild(
     model: nn.Module, dataset: Interactions, make_step: Callable[[nn.Module], Step], *,
     n_workers: int, rates: Callable[[int], Mapping[str, Any]], start_epoch: int = 1,
-    evaluate: Evaluate | None = None, seed: int = 0, timeout: float = 600.0,
+    evaluate: Evaluate | None = None, seed: int = 0,
 ) -> Generator[Record, None, None]:  # fmt: skip
     """Train a model in several processes at once, yielding a record per epoch when asked for one.
 
@@ -56,8 +56,7 @@ def train_hogwild(
     first is up to the machine.
 
     A ValueError or TypeError says what cannot work, be shared or be sent. If a worker diverges
-    (Diverged), raises, dies or takes over `timeout` seconds for an epoch (WorkerError), the others
-    are ended; the model keeps what it has.
+    (Diverged), raises or dies (WorkerError), the others are ended; the model keeps what it has.
     """
     check_number("n_workers", n_workers, at_least=1, at_most=256, whole=True)
     make_step(model)  # refuse what cannot work before starting
@@ -75,12 +74,12 @@ def train_hogwild(
     try:
         workers = mp.start_processes(_work, job, len(shards), False, True, METHOD)  # daemons
         processes = workers.processes
-        _answers(pipes, workers, timeout)  # started, data unpacked
+        _answers(pipes, workers)  # started, data unpacked
         for epoch in count(start_epoch):
             start, told = time.perf_counter(), (epoch, dict(rates(epoch)))
             for pipe in pipes:
                 pipe.send(told)
-            losses = _answers(pipes, workers, timeout)
+            losses = _answers(pipes, workers)
             total = sum(len(shard) * loss for shard, loss in zip(shards, losses, strict=True))
             record: Record = {"epoch": epoch, "train_loss": total / len(dataset)}
             seconds = time.perf_counter() - start
@@ -164,13 +163,11 @@ def _check_sendable(job: Any) -> None:
         )
 
 
-def _answers(pipes: Sequence[Connection], workers: mp.ProcessContext, timeout: float) -> list[Any]:
-    """Wait until every worker has answered; raise as soon as one fails, or at the time limit."""
-    deadline = time.monotonic() + timeout
-    for rank, pipe in enumerate(pipes):
+def _answers(pipes: Sequence[Connection], workers: mp.ProcessContext) -> list[Any]:
+    """Wait until every worker has answered; raise as soon as one fails."""
+    for pipe in pipes:
         while not pipe.poll():
-            if not wait([pipe, *workers.sentinels], max(0.0, deadline - time.monotonic())):
-                raise WorkerError(f"hogwild worker {rank} did not answer within {timeout:g} s")
+            wait([pipe, *workers.sentinels])
             try:
                 workers.join(0)
             except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:

@@ -176,18 +176,16 @@ def is_alive(process):
 # --- How they fail ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss, says, timeout", [
-    (workers.raising, r"(?s)a hogwild worker failed.*raising.*ArithmeticError: out of cheese", 30),
-    (workers.hanging, r"worker 0 did not answer within 0\.2 s", 0.2),
-    (workers.one_dies_rest_hang, r"memory\): process [01] terminated with signal SIGKILL", 30),
+@pytest.mark.parametrize("loss, says", [
+    (workers.raising, r"(?s)a hogwild worker failed.*raising.*ArithmeticError: out of cheese"),
+    (workers.one_dies_rest_hang, r"memory\): process [01] terminated with signal SIGKILL"),
 ])  # fmt: skip
-def test_a_worker_that_fails_ends_the_run_with_the_reason(loss, says, timeout, tmp_path):
-    trained, start = model(), time.monotonic()
+def test_a_worker_that_fails_ends_the_run_with_the_reason(loss, says, tmp_path):
+    trained = model()
     if loss is workers.one_dies_rest_hang:
         loss = partial(loss, flag=tmp_path / "flag")
     with pytest.raises(module.WorkerError, match=says):
-        list(hogwild(trained, loss=loss, timeout=timeout))
-    assert time.monotonic() - start < 25  # without waiting for the time limit
+        list(hogwild(trained, loss=loss))
     assert processes() == set()
     assert np.isfinite(trained.score_matrix()).all()
     list(hogwild(trained))  # the parent's model trains on
