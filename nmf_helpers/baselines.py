@@ -1,7 +1,7 @@
 """What every model must beat: averages, popularity, and a linear model in ten lines.
 
-All but EASE have one form, ``score = mean + user_bias[user] + item_bias[item]``. They give every
-user the items in the same order, so a model beats them only by knowing who likes what.
+All but EASE have one form, ``mean_ + user_bias_[user] + item_bias_[item]``. They give every user
+the items in the same order, so a model beats them only by knowing who likes what.
 """
 
 from copy import copy
@@ -44,12 +44,13 @@ class Baseline(Scorer):
         raise NotImplementedError
 
 
-class _Additive(Baseline):
-    """``mean_ + user_bias_[user] + item_bias_[item]``; who has no ratings has a bias of 0."""
+@dataclass(eq=False)
+class GlobalMean(Baseline):
+    """The mean of all ratings, for everyone and everything: all biases are 0."""
 
     def _fit(self, train: csr_array) -> None:
         self.mean_ = train.data.mean()
-        train.data -= self.mean_  # which subclasses go on with
+        train.data -= self.mean_  # what subclasses find biases in
         self.user_bias_, self.item_bias_ = (np.zeros(n) for n in train.shape)
 
     def _pairs(self, users: np.ndarray, items: Any) -> np.ndarray:
@@ -59,35 +60,26 @@ class _Additive(Baseline):
         return self._pairs(users[:, None], slice(None))  # (len(users), n_items)
 
 
-def _means(deviation: csr_array, axis: int) -> np.ndarray:
-    return deviation.sum(axis=axis) / np.maximum(pattern(deviation).sum(axis=axis), 1)
-
-
 @dataclass(eq=False)
-class GlobalMean(_Additive):
-    """The mean of all ratings, for everyone and everything."""
-
-
-@dataclass(eq=False)
-class UserMean(_Additive):
+class UserMean(GlobalMean):
     """The mean of the user's ratings (the mean of all for a user who has none)."""
 
     def _fit(self, train: csr_array) -> None:
         super()._fit(train)
-        self.user_bias_ = _means(train, axis=1)
+        self.user_bias_ = train.sum(axis=1) / np.maximum(pattern(train).sum(axis=1), 1)
 
 
 @dataclass(eq=False)
-class ItemMean(_Additive):
+class ItemMean(GlobalMean):
     """The mean of the item's ratings (the mean of all for an item that has none)."""
 
     def _fit(self, train: csr_array) -> None:
         super()._fit(train)
-        self.item_bias_ = _means(train, axis=0)
+        self.item_bias_ = train.sum(axis=0) / np.maximum(pattern(train).sum(axis=0), 1)
 
 
 @dataclass(eq=False)
-class BiasRidge(_Additive):
+class BiasRidge(GlobalMean):
     """How kind the user is and how good the item: ridge regression on biases alone.
 
     With μ the mean rating, b and c minimise
@@ -96,9 +88,8 @@ class BiasRidge(_Additive):
 
     Unlike a mean this is fair to an item that only severe users rated, and the bias of an item
     rated once stays small: `user_reg` (`item_reg`) works like that many more ratings that equal μ.
-    The defaults were chosen on a validation part of the training ratings, and suit MovieLens 100K
-    and latest-small alike. Koren (2008), "Factorization Meets the Neighborhood", equation 3,
-    solved exactly.
+    The defaults suit MovieLens 100K and latest-small alike. Koren (2008), "Factorization Meets the
+    Neighborhood", equation 3, solved exactly.
     """
 
     user_reg: Positive = 5.0
@@ -122,7 +113,7 @@ class BiasRidge(_Additive):
 
 
 @dataclass(eq=False)
-class Popularity(_Additive):
+class Popularity(GlobalMean):
     """The number of users who have the item in training."""
 
     kind = "interactions"
@@ -139,8 +130,7 @@ class EASE(Baseline):
     With X the (n_users, n_items) matrix of ones where there is an interaction, ``weights_`` B
     minimises ``‖X - X B‖² + l2 · ‖B‖²`` with a diagonal of 0, so that no item predicts itself. In
     closed form, with P = (XᵀX + l2·I)⁻¹: B[i, j] = -P[i, j] / P[j, j]. (Steck 2019,
-    "Embarrassingly Shallow Autoencoders for Sparse Data".) Memory grows with n_items², time with
-    n_items³. The default `l2` suits MovieLens 100K.
+    "Embarrassingly Shallow Autoencoders for Sparse Data".) Time grows with n_items³.
     """
 
     kind = "interactions"

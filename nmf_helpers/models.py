@@ -23,8 +23,8 @@ class FactorModel(Scorer, nn.Module):
     """
 
     def __init__(
-        self, n_users: int, n_items: int, n_factors: int, init_mean: float, init_std: float,
-        sparse: bool = False,
+        self, n_users: int, n_items: int, n_factors: int = 100, *, init_mean: float = 0.025,
+        init_std: float = 0.015, sparse: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         for name, size in (("n_users", n_users), ("n_items", n_items), ("n_factors", n_factors)):
@@ -71,12 +71,6 @@ class MF(FactorModel):
     (Koren, Bell and Volinsky 2009, "Matrix Factorization Techniques for Recommender Systems".)
     """
 
-    def __init__(
-        self, n_users: int, n_items: int, n_factors: int = 100, *,
-        init_mean: float = 0.025, init_std: float = 0.015,
-    ) -> None:  # fmt: skip
-        super().__init__(n_users, n_items, n_factors, init_mean, init_std)
-
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the score of each pair, shape (batch,)."""
         p = self.user_factors(users)  # (batch, factors)
@@ -99,7 +93,8 @@ class BiasedMF(FactorModel):
         self, n_users: int, n_items: int, n_factors: int = 100, *, global_mean: float = 0.0,
         dropout: float = 0.0, sparse: bool = False, init_mean: float = 0.0, init_std: float = 0.01,
     ) -> None:  # fmt: skip
-        super().__init__(n_users, n_items, n_factors, init_mean, init_std, sparse)
+        start: Any = {"init_mean": init_mean, "init_std": init_std}
+        super().__init__(n_users, n_items, n_factors, **start, sparse=sparse)
         self.add_biases(global_mean, sparse)
         self.dropout = nn.Dropout(dropout)
 
@@ -132,7 +127,7 @@ class CollabFNet(FactorModel):
         n_hidden: int = 10, dropout: float = 0.1, hidden_dropout: float = 0.0,
         biases: bool = False, global_mean: float = 0.0, init_std: float = 0.05,
     ) -> None:  # fmt: skip
-        super().__init__(n_users, n_items, n_factors, 0.0, init_std)
+        super().__init__(n_users, n_items, n_factors, init_mean=0.0, init_std=init_std)
         check_number("n_hidden", n_hidden, at_least=1, whole=True)
         self.dropout, self.hidden_dropout = nn.Dropout(dropout), nn.Dropout(hidden_dropout)
         self.hidden = nn.Linear(2 * n_factors, n_hidden)
