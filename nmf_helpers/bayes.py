@@ -21,7 +21,6 @@ says something about tastes before any rating is read, as in SVD++ (Koren, 2008)
 features*: see `_Side`. *Times*: see `nmf_helpers.moods`.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -36,7 +35,7 @@ from nmf_helpers.als import check_features, normal_equations
 from nmf_helpers.baselines import Baseline
 from nmf_helpers.checks import check_matrix, check_memory, pattern
 from nmf_helpers.metrics import rmse
-from nmf_helpers.moods import Moods, check_seconds, check_times
+from nmf_helpers.moods import Moods
 
 Array = np.ndarray
 
@@ -45,24 +44,18 @@ Array = np.ndarray
 class BayesianMF(Baseline):
     """Bayesian matrix factorization; ``predict`` and ``score_matrix`` give averages over sweeps.
 
-    Everything is drawn `n_sweeps` times; the first `burn_in` remember the start and don't count.
-    `own_noises` and `who_rated_what` can be left out. `noise_prior_shape` says how much alike the
-    noises of users, and of items, are: worth twice as many ratings with the noise of all.
-    `count_power` says how much less than twice the evidence twice as many ratings are, in *who
-    rated what*. `windows` are widths in seconds: a day, an hour, ten minutes, a minute, a second.
-
     Ratings may be on any scale. The scores of all users and items are kept, and so is a square
     matrix of the smaller side: this is for MovieLens 100K or 1M, not for 20M.
     """
 
     n_factors: takes.AtLeastOne = 16
-    n_sweeps: takes.AtLeastOne = 560
-    burn_in: takes.Natural = 40
+    n_sweeps: takes.AtLeastOne = 560  # how often everything is drawn
+    burn_in: takes.Natural = 40  # the first of these remember the start and don't count
     own_noises: bool = True
     who_rated_what: bool = True
-    noise_prior_shape: takes.Positive = 8.0
-    count_power: takes.NotNegative = 0.35
-    windows: Sequence[int] = (86400, 3600, 600, 60, 1)
+    noise_prior_shape: takes.Positive = 8.0  # how much alike noises are: see `draw_noises`
+    count_power: takes.NotNegative = 0.35  # what another rating says: see `_Side`
+    windows: Sequence[int] = (86400, 3600, 600, 60, 1)  # widths in seconds, from a day down
     seed: takes.Natural = 0
     history: Sequence[dict[str, float]] = field(default=(), init=False, repr=False)
 
@@ -77,10 +70,10 @@ class BayesianMF(Baseline):
     ) -> Iterator[dict[str, float]]:  # fmt: skip
         """Fit as ``fit`` does, but stop after every sweep; the model can be used as it stands.
 
-        Arguments and errors are those of `nmf_helpers.recipes.bayesian`. A record has ``sweep``,
-        from 1; ``noise``, the standard deviation of a typical rating; ``seconds`` since the start;
-        and for each name of `evaluate_on` ``<name>_sample_rmse``, of this draw alone, and
-        ``<name>_rmse``, of the average since the burn-in, clipped to the range of `train`.
+        Arguments are those of `nmf_helpers.recipes.bayesian`; a ValueError names what cannot be. A
+        record has ``sweep``, from 1; ``noise``, the standard deviation of a typical rating; and for
+        each name of `evaluate_on` ``<name>_sample_rmse``, of this draw alone, and ``<name>_rmse``,
+        of the average since the burn-in, clipped to the range of `train`.
         """
         self.check_settings()
         if self.n_sweeps <= self.burn_in:
@@ -91,21 +84,20 @@ class BayesianMF(Baseline):
         size = f"BayesianMF, with scores of {n_users} users x {n_items} items,"
         check_memory(size, n_bytes, "leave out rare items, or use explicit()")
         facts = check_features(item_features, n_items)
-        seconds = None if times is None else check_times(times, train)
+        windows = None if times is None else Moods(train, times, self.windows)
         followed = {
             name: check_matrix(f"evaluate_on[{name!r}]", matrix, like=train).tocoo()
             for name, matrix in (evaluate_on or {}).items()
         }
-        return self._sweeps(train, facts, seconds, followed)
+        return self._sweeps(train, facts, windows, followed)
 
     def _sweeps(
-        self, train: csr_array, facts: Array, seconds: Any, followed: dict[str, coo_array]
+        self, train: csr_array, facts: Array, windows: Any, followed: dict[str, coo_array]
     ) -> Iterator[dict[str, float]]:
-        rng, start = np.random.default_rng(self.seed), time.perf_counter()
+        rng = np.random.default_rng(self.seed)
         low, high = float(train.data.min()), float(train.data.max())
         mean, unit = float(train.data.mean(dtype=np.float64)), (high - low) / 4 or 1.0
         y = ((train.data - mean) / unit).astype(np.float32)  # (n_ratings,): any scale is like stars
-
         position = pattern(train, np.arange(train.nnz))
         power = self.count_power if self.who_rated_what else None
         sides = _Side(position, power), _Side(position.T.tocsr(), power, facts)
@@ -114,7 +106,6 @@ class BayesianMF(Baseline):
         own = [np.ones(n) for n in train.shape]  # the users' and the items' part of a precision
         shape = self.noise_prior_shape if self.own_noises else np.inf
         precision = np.ones_like(y)  # one over the variance of each rating's noise
-        windows = None if seconds is None else Moods(user, seconds, self.windows)
         moods = np.zeros_like(y)  # what the windows add to each rating
 
         for sweep in range(1, self.n_sweeps + 1):
@@ -126,8 +117,7 @@ class BayesianMF(Baseline):
             anew = sweep <= self.burn_in + 1  # averages start again
             if windows:
                 moods = windows.draw(residual, precision, rng, anew)
-            squared = (residual - moods) ** 2
-            precision = draw_noises(squared, (user, item), own, shape, rng)
+            precision = draw_noises((residual - moods) ** 2, (user, item), own, shape, rng)
 
             # Averaged are, of the items, what could be expected of the draw: less noise for free.
             scores = left @ with_ones(expected, last=False).T  # (n_users, n_items)
@@ -141,7 +131,7 @@ class BayesianMF(Baseline):
                 sample = mean + unit * np.einsum("nd,nd->n", left[at.row], right[at.col])
                 record[f"{name}_sample_rmse"] = rmse(sample, at.data, clip=(low, high))
                 record[f"{name}_rmse"] = rmse(self._pairs(*at.coords), at.data, clip=(low, high))
-            yield record | {"seconds": time.perf_counter() - start}
+            yield record
 
     def predict(self, users: Any, items: Any, times: Any = None) -> Array:
         """Predict ratings of pairs: float32 of shape (n,).
@@ -154,7 +144,6 @@ class BayesianMF(Baseline):
             return predictions
         if self._moods is None:
             raise ValueError("this model was fitted without times, so it has no use for them")
-        times = check_seconds(times, len(predictions))
         return predictions + np.float32(self._unit) * self._moods.at(np.asarray(users), times)
 
     def _pairs(self, users: Array, items: Any) -> Array:
@@ -174,7 +163,8 @@ class _Side:
 
     X says who rated what (unless `power` is None), then the features. Who rated a hundred films
     has said more than who rated one, but not a hundred times as much: rows are divided by (number
-    of ratings)^power. A last column of 1 stands for what all rows have in common.
+    of ratings)^power, and all by one number that makes a typical row 1 long. A last column of 1
+    stands for what all rows have in common.
 
     Only X Xᵀ = Q s Qᵀ matters. Along each column of Q the prior variance of F is s times the
     scatter's, which makes s / (s + 1) the part of θ that F explains.
@@ -186,8 +176,7 @@ class _Side:
         if power is not None:
             count = np.diff(position.indptr)
             rated = pattern(position, np.repeat(np.maximum(count, 1.0) ** -power, count)).toarray()
-            typical = np.sqrt((rated * rated).sum(axis=1).mean())  # the length of a row
-            x = np.hstack([rated / typical, x])
+            x = np.hstack([rated / np.sqrt((rated * rated).sum(axis=1).mean()), x])
         # From the smaller of X Xᵀ and Xᵀ X; they have the same s.
         s, q = np.linalg.eigh(x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x)
         s, q = s[s > 1e-6], q[:, s > 1e-6]
@@ -235,10 +224,10 @@ def draw_noises(
 ) -> Array:
     """Draw the precision of every rating's noise, (n,), given the squared errors.
 
-    It is a product of one that all share, the user's own and the item's own (drawn in place). A
-    gamma prior on a precision and normal noise give a gamma again: its shape grows by half a count
-    for each rating, its rate by half the square. What all share has a prior worth one rating
-    missed by a star; the own ones have Gamma(shape, shape), or are 1 with an infinite shape.
+    It is a product of one that all share, the user's own and the item's own (drawn in place).
+    With normal noise a gamma prior becomes a gamma again: its shape grows by half a count for each
+    rating, its rate by half the square. What all share has a prior worth one rating missed by a
+    star; the own ones have Gamma(shape, shape), or are 1 with an infinite shape.
     """
     (user, item), n = ids, len(squared)
     missed = squared @ (own[0][user] * own[1][item])

@@ -22,7 +22,13 @@ class Moods:
     e = s · η, with η ~ Normal(0, 1) and one s ~ ``|Normal(0, 1)|`` for all widths.
     """
 
-    def __init__(self, user: Array, seconds: Array, widths: Sequence[int]) -> None:
+    def __init__(self, train: csr_array, times: Any, widths: Sequence[int]) -> None:
+        times = check_matrix("times", times, like=train)
+        places = (times.indptr, times.indices), (train.indptr, train.indices)
+        if not all(map(np.array_equal, *places)):
+            wanted = f"not in the places of the {train.nnz} of train: give one for each, no others"
+            raise ValueError(f"times has {times.nnz} entries, {wanted}")
+        user, seconds = train.tocoo().row, check_seconds(times.data, train.nnz)
         self.s, self.widths = 0.22, widths
         found = [np.unique(window(user, seconds, w), return_inverse=True) for w in widths]
         self.keys, self.groups = zip(*found, strict=True)  # for each width (n_groups,) and (n,)
@@ -55,9 +61,9 @@ class Moods:
         self.effects, self.s = [e * (s / self.s) for e in self.effects], s
         return (x * s).astype(np.float32)
 
-    def at(self, users: Array, seconds: Array) -> Array:
-        """Return the mean mood of users at some times: float32 of shape (n,)."""
-        total = np.zeros(len(seconds), dtype=np.float32)
+    def at(self, users: Array, times: Any) -> Array:
+        """Return the mean mood of users at some times in seconds: float32 of shape (n,)."""
+        seconds, total = check_seconds(times, len(users)), np.zeros(len(users), dtype=np.float32)
         for known, sums, w in zip(self.keys, self.sums, self.widths, strict=True):
             wanted = window(users, seconds, w)
             place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
@@ -68,16 +74,6 @@ class Moods:
 def window(users: Array, seconds: Array, width: int) -> Array:
     """Give a number to each window of time of each user: (n,)."""
     return users.astype(np.int64) * 2**40 + (seconds // width).astype(np.int64)
-
-
-def check_times(times: Any, train: csr_array) -> Array:
-    """Return the times of the ratings of `train`, shape (train.nnz,), or say what is wrong."""
-    times = check_matrix("times", times, like=train)
-    places = (times.indptr, times.indices), (train.indptr, train.indices)
-    if not all(map(np.array_equal, *places)):
-        wanted = f"not in the places of the {train.nnz} of train: give one for each, and no others"
-        raise ValueError(f"times has {times.nnz} entries, {wanted}")
-    return check_seconds(times.data, train.nnz)
 
 
 def check_seconds(times: Any, n: int) -> Array:
