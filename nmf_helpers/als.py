@@ -1,7 +1,6 @@
 """Rank by alternating least squares: solve for every user at once, then for every item.
 
-While the items' vectors stand still, the best vector of a user is a ridge regression, and so it is
-with users and items changed. A new user is one more solve.
+While the items' vectors stand still, a user's best vector is a ridge regression, and vice versa.
 """
 
 from dataclasses import dataclass
@@ -57,11 +56,11 @@ class ImplicitALS(Baseline):
         Σ_likes (1 - u·v)² + Σ_all a_u (u·v)² + Σ λ_u ‖u‖² + Σ λ_i ‖v - p_i‖².
 
     What a user has not chosen is weak evidence, of weight a_u = `unobserved_weight` ·
-    ((likes + 5) / mean)^`activity_power`. λ grows with the likes of a user or an item, `l2` ·
-    (size / mean)^`l2_power` with size = likes + `unobserved_weight` · (how many there are on the
-    other side). p is 0, or with `item_features` F what they tell about v, found anew after each
-    round: ``p = F (FᵀF + 100 I)⁻¹ FᵀV``. (Hu et al. 2008, "Collaborative Filtering for Implicit
-    Feedback Datasets"; Rendle et al. 2022, "Revisiting the Performance of iALS".)
+    ((likes + 5) / mean)^`activity_power`. λ grows with the likes of a user or item, `l2` · (size /
+    mean)^`l2_power`, size = likes + `unobserved_weight` · (number of items or users). p is 0, or
+    with `item_features` F what they tell of v after each round: F (FᵀF + 100 I)⁻¹ FᵀV. (Hu et al.
+    2008, "Collaborative Filtering for Implicit Feedback Datasets"; Rendle et al. 2022, "Revisiting
+    the Performance of iALS on Item Recommendation Benchmarks".)
     """
 
     n_factors: takes.AtLeastOne = 32
