@@ -7,7 +7,8 @@ as a fitted pipeline or baseline, which has that as its ``shape_`` and the metho
 - A user's *candidates* are all items but those in ``exclude``, as a rule those of training. What
   is excluded is not ranked, and counts neither for nor against the scorer.
 - Every interaction in ``test`` is equally relevant, whatever its value.
-- The metric is a mean over the users who have a test item. The others are left out and counted.
+- The metric is a mean over the users who have a test item, and for AUC another candidate. The
+  others are left out; `evaluate` counts those without a test item.
 - Ties: a metric is its expected value when tied items are put in random order, as in scikit-learn
   (``roc_auc_score``; ``ndcg_score`` with ``ignore_ties=False``).
 - An infinite score is a score like any other (``-inf`` puts an item last); NaN is refused.
@@ -15,7 +16,6 @@ as a fitted pipeline or baseline, which has that as its ``shape_`` and the metho
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,22 +29,20 @@ _CHUNK_SCORES = 2**20  # held at once, 4 MiB of float32: memory does not grow wi
 def rmse(predictions: Any, ratings: Any, clip: tuple[float, float] | None = None) -> float:
     """Root of the mean squared error, in the unit of the ratings (stars).
 
-    Takes two arrays of shape (n,), or a scorer and a matrix (n_users, n_items), of which every
-    entry is predicted. Predictions outside `clip`, the (low, high) of the rating scale, are moved
-    to its ends first. Raises a TypeError for a table instead of a matrix, and a ValueError for
-    shapes that differ, no rating, NaN and infinity.
+    Takes two arrays of shape (n,), or scores and a matrix (n_users, n_items), of which every entry
+    is predicted. Predictions outside `clip`, the (low, high) of the rating scale, are moved to its
+    ends first. Raises a TypeError for a table instead of a matrix, and a ValueError for shapes that
+    differ, no rating, NaN and infinity.
     """
-    if _is_scorer(predictions) or issparse(ratings) or np.ndim(ratings) == 2:
+    if hasattr(predictions, "predict") or issparse(ratings) or np.ndim(ratings) == 2:
         scores, matrix = _check_against(predictions, "ratings", ratings, "ratings")
         pairs, ratings = matrix.tocoo().coords, matrix.data
-        predictions = scores.predict(*pairs) if _is_scorer(scores) else scores[pairs]
+        predictions = scores[pairs] if isinstance(scores, np.ndarray) else scores.predict(*pairs)
     predictions, ratings = (np.asarray(values, np.float64) for values in (predictions, ratings))
     if predictions.ndim != 1 or predictions.shape != ratings.shape:
         # (n, 1) against (n,) would broadcast to n² differences without a word.
-        raise ValueError(
-            f"predictions {predictions.shape} and ratings {ratings.shape} must be 1-D arrays of "
-            "the same length: flatten them first with .ravel()"
-        )
+        shapes = f"predictions {predictions.shape} and ratings {ratings.shape}"
+        raise ValueError(f"{shapes} must be 1-D and of one length: flatten them first by .ravel()")
     if not ratings.size:
         raise ValueError("ratings is empty: there is nothing to compare with")
     if not (np.isfinite(predictions).all() and np.isfinite(ratings).all()):
@@ -54,24 +52,18 @@ def rmse(predictions: Any, ratings: Any, clip: tuple[float, float] | None = None
 
 
 def auc(scores: Any, test: Any, exclude: Any = None) -> float:
-    """Chance that a random test item is scored above a random other candidate (ties count half).
-
-    A user whose candidates are all test items has no AUC and is left out of this mean.
-    """
-    return float(_rank(scores, test, exclude, [1]).metric("auc", 1).mean())
+    """Chance that a random test item is scored above a random other candidate (ties count half)."""
+    return float(_Ranks(scores, test, exclude, [1]).metric("auc", 1).mean())
 
 
 def precision_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float:
-    """Part of the `k` best scored candidates that are test items.
-
-    The denominator is `k` also for a user with fewer than `k` test items or candidates.
-    """
-    return float(_rank(scores, test, exclude, [k]).metric("precision", k).mean())
+    """Part of `k` places that test items take: divided by `k` even if there are fewer of them."""
+    return float(_Ranks(scores, test, exclude, [k]).metric("precision", k).mean())
 
 
 def recall_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float:
     """Part of the user's test items that are among the `k` best scored candidates."""
-    return float(_rank(scores, test, exclude, [k]).metric("recall", k).mean())
+    return float(_Ranks(scores, test, exclude, [k]).metric("recall", k).mean())
 
 
 def ndcg_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float:
@@ -80,7 +72,7 @@ def ndcg_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float
     A test item at place 1, 2, 3 … is worth 1/log2(2), 1/log2(3), 1/log2(4) … (Järvelin &
     Kekäläinen 2002, with relevance 0 or 1).
     """
-    return float(_rank(scores, test, exclude, [k]).metric("ndcg", k).mean())
+    return float(_Ranks(scores, test, exclude, [k]).metric("ndcg", k).mean())
 
 
 def per_user(scores: Any, test: Any, exclude: Any = None, metric: str = "ndcg@10") -> np.ndarray:
@@ -90,7 +82,7 @@ def per_user(scores: Any, test: Any, exclude: Any = None, metric: str = "ndcg@10
     standard error ``d.std(ddof=1) / len(d) ** 0.5``.
     """
     kind, k = parse_metric(metric)
-    return _rank(scores, test, exclude, [k]).metric(kind, k)
+    return _Ranks(scores, test, exclude, [k]).metric(kind, k)
 
 
 def evaluate(
@@ -112,7 +104,7 @@ def evaluate(
     """
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     parsed = {name: parse_metric(name) for name in names}  # complains before any work is done
-    ranks = _rank(scores, test, exclude, [k for _, k in parsed.values()])
+    ranks = _Ranks(scores, test, exclude, [k for _, k in parsed.values()])
     result = {name: float(ranks.metric(*parsed[name]).mean()) for name in names}
     return result | {"n_users": len(ranks.n_test), "n_skipped": ranks.n_skipped}
 
@@ -125,15 +117,46 @@ def parse_metric(name: str) -> tuple[str, int]:
     return kind, int(k or 1)
 
 
-@dataclass(frozen=True)
 class _Ranks:
-    """Where the test items of all evaluated users, user after user, stand among candidates."""
+    """Where the test items of all evaluated users, user after user, stand among candidates.
 
-    n_skipped: int  # users without test items
-    n_above: np.ndarray  # (n_test_items,) candidates with a higher score
-    n_tied: np.ndarray  # (n_test_items,) candidates with the same score, itself included
-    n_test: np.ndarray  # (n_users,) test items of each user, at least 1
-    n_candidates: np.ndarray  # (n_users,)
+    Each user's scores are sorted once; two binary searches place every test item among them.
+    """
+
+    def __init__(self, scores: Any, test: Any, exclude: Any, ks: Iterable[int]) -> None:
+        scores, test = _check_against(scores, "test", test, "interactions")
+        n_users, n_items = test.shape
+        for k in ks:
+            check_number("k", k, at_least=1, at_most=n_items, whole=True)
+        exclude = csr_array(test.shape) if exclude is None else exclude
+        exclude = check_matrix("exclude", exclude, test, like_name="test", may_be_empty=True)
+        both = (test * pattern(exclude)).tocoo()
+        if both.nnz:
+            raise ValueError(
+                f"{both.nnz} entries are in test and in exclude (user {both.row[0]}, item "
+                f"{both.col[0]} for one). What is excluded is not ranked, so it cannot be tested: "
+                "make the two disjoint (see leave_n_out), or leave exclude out to rank everything"
+            )
+        users = np.flatnonzero(np.diff(test.indptr))
+        self.n_skipped = n_users - len(users)  # users without test items
+        n_rows, parts = max(1, _CHUNK_SCORES // n_items), []
+        for chunk in np.split(users, range(n_rows, len(users), n_rows)):
+            own, hidden = test[chunk].tocoo(), exclude[chunk].tocoo()
+            n_test, n_hidden = (np.bincount(p.row, minlength=len(chunk)) for p in (own, hidden))
+            rows = scores[chunk] if isinstance(scores, np.ndarray) else scores.score_matrix(chunk)
+            # A copy (chunk, n_items), as they may be lent; whole numbers as doubles.
+            rows = np.array(rows, np.result_type(rows, np.float32))
+            own_scores = rows[own.coords]
+            rows[hidden.coords] = -np.inf  # to the front of the sorted row
+            rows.sort(axis=1)
+            check_scores(rows[:, -1:], chunk)  # NaN sorts last
+            n_not_above = _count(rows, own.row, own_scores, np.less_equal)
+            # A candidate scored -inf is tied with what is hidden, but that doesn't count.
+            n_below = np.maximum(_count(rows, own.row, own_scores, np.less), n_hidden[own.row])
+            parts.append((n_items - n_not_above, n_not_above - n_below, n_test, n_items - n_hidden))
+        above, tied, n_test, n_candidates = map(np.concatenate, zip(*parts, strict=True))
+        self.n_above, self.n_tied = above, tied  # (n_test_items,): tied counts the item itself
+        self.n_test, self.n_candidates = n_test, n_candidates  # (n_users,)
 
     def metric(self, kind: str, k: int) -> np.ndarray:
         """Return a metric user by user: (n_users,)."""
@@ -163,41 +186,6 @@ class _Ranks:
         return np.add.reduceat(values, first)  # (n_test_items,) -> (n_users,)
 
 
-def _rank(scores: Any, test: Any, exclude: Any, ks: Iterable[int]) -> _Ranks:
-    """Sort each user's scores once; two binary searches place every test item among them."""
-    scores, test = _check_against(scores, "test", test, "interactions")
-    n_users, n_items = test.shape
-    for k in ks:
-        check_number("k", k, at_least=1, at_most=n_items, whole=True)
-    exclude = csr_array(test.shape) if exclude is None else exclude
-    exclude = check_matrix("exclude", exclude, test, like_name="test", may_be_empty=True)
-    both = (test * pattern(exclude)).tocoo()
-    if both.nnz:
-        raise ValueError(
-            f"{both.nnz} entries are in test and in exclude (user {both.row[0]}, item "
-            f"{both.col[0]} for one). What is excluded is not ranked, so it cannot be tested: "
-            "make the two disjoint (see leave_n_out), or leave exclude out to rank everything"
-        )
-    users = np.flatnonzero(np.diff(test.indptr))
-    n_rows, parts = max(1, _CHUNK_SCORES // n_items), []
-    for chunk in np.split(users, range(n_rows, len(users), n_rows)):
-        own, hidden = test[chunk].tocoo(), exclude[chunk].tocoo()
-        n_test, n_hidden = (np.bincount(part.row, minlength=len(chunk)) for part in (own, hidden))
-        rows = scores.score_matrix(chunk) if _is_scorer(scores) else scores[chunk]
-        # A copy (chunk, n_items), as they may be lent; whole numbers as doubles.
-        rows = np.array(rows, np.result_type(rows, np.float32))
-        own_scores = rows[own.coords]
-        rows[hidden.coords] = -np.inf  # to the front of the sorted row
-        rows.sort(axis=1)
-        check_scores(rows[:, -1:], chunk)  # NaN sorts last
-        n_not_above = _count(rows, own.row, own_scores, np.less_equal)
-        # A candidate scored -inf is tied with what is hidden, but that doesn't count.
-        n_below = np.maximum(_count(rows, own.row, own_scores, np.less), n_hidden[own.row])
-        parts.append((n_items - n_not_above, n_not_above - n_below, n_test, n_items - n_hidden))
-    placed = [np.concatenate(part) for part in zip(*parts, strict=True)]
-    return _Ranks(n_users - len(users), *placed)
-
-
 def _count(rows: np.ndarray, row: np.ndarray, values: np.ndarray, below: Callable) -> np.ndarray:
     """Count the numbers in sorted row ``row[i]`` for which ``below(number, values[i])`` holds.
 
@@ -210,12 +198,8 @@ def _count(rows: np.ndarray, row: np.ndarray, values: np.ndarray, below: Callabl
     return count
 
 
-def _is_scorer(scores: Any) -> bool:
-    return hasattr(scores, "score_matrix")
-
-
 def _check_against(scores: Any, name: str, matrix: Any, kind: Any) -> tuple[Any, csr_array]:
     """Return a scorer or an array, and the matrix that it is compared with, of the same shape."""
-    scores = scores if _is_scorer(scores) else np.asarray(scores)
-    shape = getattr(scores, "shape_" if _is_scorer(scores) else "shape", None)
+    scores = scores if hasattr(scores, "score_matrix") else np.asarray(scores)
+    shape = getattr(scores, "shape_", getattr(scores, "shape", None))
     return scores, check_matrix(name, matrix, shape, kind, like_name="the scorer")
