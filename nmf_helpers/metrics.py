@@ -93,14 +93,12 @@ def evaluate(
 ) -> dict[str, float | int]:
     """Several ranking metrics from one pass over the scores: {name: value}.
 
-    `scores` are an array (n_users, n_items) or a scorer; `test` and `exclude` matrices of that
-    shape: relevant is what is not 0 in `test`, left out of the ranking every entry of `exclude`.
-    Metrics are named ``"auc"``, ``"precision@k"``, ``"recall@k"`` and ``"ndcg@k"``, k a number.
-    Returned beside them are ``"n_users"`` with test items and ``"n_skipped"`` without.
-
-    Raises a TypeError for a table instead of a matrix, and a ValueError for shapes that differ, an
-    unknown metric, k above n_items, NaN, a dislike in `test`, an entry in both matrices, or no
-    test item.
+    `test` and `exclude` are matrices (n_users, n_items): relevant is what is not 0 in `test`, left
+    out of the ranking every entry of `exclude`. Metrics are named ``"auc"``, ``"precision@k"``,
+    ``"recall@k"`` and ``"ndcg@k"``, k a number. Returned beside them are ``"n_users"`` with test
+    items and ``"n_skipped"`` without. Raises a TypeError for a table instead of a matrix, and a
+    ValueError for shapes that differ, an unknown metric, k above n_items, NaN, a dislike in
+    `test`, an entry in both matrices, or no test item.
     """
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     parsed = {name: parse_metric(name) for name in names}  # complains before any work is done

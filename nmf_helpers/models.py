@@ -16,14 +16,13 @@ from nmf_helpers.checks import Scorer, check_matrix, check_memory, check_number,
 class FactorModel(Scorer, nn.Module):
     """What the models share: a vector for every user and item, which each combines in its way.
 
-    ``forward(users, items)`` takes integer tensors whose shapes broadcast against each other, and
-    returns scores of the broadcast shape. The vectors start from a normal distribution of mean
-    `init_mean` and deviation `init_std`. With `sparse`, gradients hold only the rows that a batch
-    touched; the optimizer has to take them.
+    ``forward(users, items)`` takes integer tensors that broadcast against each other, and returns
+    scores of the broadcast shape. The vectors start from a normal distribution, of mean
+    `init_mean` and deviation `init_std`. With `sparse`, gradients hold only the rows of the batch.
     """
 
     def __init__(
-        self, n_users: int, n_items: int, n_factors: int = 100, *, init_mean: float = 0.025,
+        self, n_users: int, n_items: int, n_factors: int = 100, init_mean: float = 0.025,
         init_std: float = 0.015, sparse: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -48,9 +47,7 @@ class FactorModel(Scorer, nn.Module):
         return torch.cat([self(chunk[:, None], items) for chunk in users.split(16)])
 
     def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        n_parts = len(users) // 10**6 + 1  # so that what is in between stays small
-        parts = (np.array_split(ids, n_parts) for ids in (users, items))
-        return np.concatenate([ask(self, self, *part) for part in zip(*parts, strict=True)])
+        return ask(self, self, users, items)
 
 
 @torch.no_grad()
@@ -58,8 +55,9 @@ def ask(model: nn.Module, function: Callable[..., Tensor], *ids: np.ndarray) -> 
     """Return what a function of the model makes of ids, without dropout: float32."""
     training, device = model.training, next(model.parameters()).device
     model.eval()
-    try:
-        return function(*(torch.from_numpy(i).to(device) for i in ids)).float().numpy(force=True)
+    try:  # a million at a time, so that what is in between stays small
+        parts = zip(*(torch.from_numpy(i).to(device).split(10**6) for i in ids), strict=True)
+        return torch.cat([function(*part) for part in parts]).float().numpy(force=True)
     finally:
         model.train(training)
 
@@ -91,10 +89,9 @@ class BiasedMF(FactorModel):
 
     def __init__(
         self, n_users: int, n_items: int, n_factors: int = 100, *, global_mean: float = 0.0,
-        dropout: float = 0.0, sparse: bool = False, init_mean: float = 0.0, init_std: float = 0.01,
+        dropout: float = 0.0, init_mean: float = 0.0, init_std: float = 0.01, sparse: bool = False,
     ) -> None:  # fmt: skip
-        start: Any = {"init_mean": init_mean, "init_std": init_std}
-        super().__init__(n_users, n_items, n_factors, **start, sparse=sparse)
+        super().__init__(n_users, n_items, n_factors, init_mean, init_std, sparse)
         self.add_biases(global_mean, sparse)
         self.dropout = nn.Dropout(dropout)
 
@@ -127,8 +124,7 @@ class CollabFNet(FactorModel):
         n_hidden: int = 10, dropout: float = 0.1, hidden_dropout: float = 0.0,
         biases: bool = False, global_mean: float = 0.0, init_std: float = 0.05,
     ) -> None:  # fmt: skip
-        super().__init__(n_users, n_items, n_factors, init_mean=0.0, init_std=init_std)
-        check_number("n_hidden", n_hidden, at_least=1, whole=True)
+        super().__init__(n_users, n_items, n_factors, 0.0, init_std)
         self.dropout, self.hidden_dropout = nn.Dropout(dropout), nn.Dropout(hidden_dropout)
         self.hidden = nn.Linear(2 * n_factors, n_hidden)
         self.output = nn.Linear(n_hidden, 1)
@@ -159,9 +155,8 @@ def svd_init(model: FactorModel, train: Any, scale: float = 0.1, seed: int = 0) 
     The 0/1 matrix of which cells are filled, each entry divided by the square roots of its row's
     and its column's counts, is split into singular vectors: directions in which users who watch
     the same films lie together. A gradient step can only strengthen directions that are there, so
-    this start decides much of what is learned. The ratings themselves are not used. The model's
-    first factors are overwritten: all, if there are more users and items than factors. `scale` is
-    about the size of the leading ones' entries; `seed` is the solver's.
+    this start decides much of what is learned. The ratings themselves are not used. `scale` is
+    about the size of the leading factors' entries; `seed` is the solver's.
     """
     from scipy.sparse.linalg import svds  # here, because the models do without
 
@@ -174,10 +169,9 @@ def svd_init(model: FactorModel, train: Any, scale: float = 0.1, seed: int = 0) 
     u, s, vt = svds(by_user @ filled @ by_item, k=k, v0=start)
     # The sign of a pair of vectors is a matter of chance: turn each user's leading entry positive.
     signs = np.sign(u[np.abs(u).argmax(0), np.arange(k)])  # (k,)
-    for table, directions in ((model.user_factors, u), (model.item_factors, vt.T)):  # (rows, k)
+    for table, vectors in ((model.user_factors, u * signs), (model.item_factors, vt.T * signs)):
         # Singular vectors have length 1: bring their entries to size 1, leading ones larger.
-        size = scale * np.sqrt(len(directions))
-        table.weight[:, :k] = torch.from_numpy(size * (directions * signs) * s)
+        table.weight[:, :k] = torch.from_numpy(scale * np.sqrt(len(vectors)) * vectors * s)
 
 
 def _normal(n_rows: int, n_columns: int, mean: float, std: float, sparse: bool) -> nn.Embedding:
