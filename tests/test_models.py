@@ -75,26 +75,18 @@ def test_every_parameter_learns(model):
         assert weight.grad.abs().sum() > 0, name
 
 
-def test_the_score_matrix_is_forward_on_all_pairs(model):
-    matrix, (users, items) = model.score_matrix(), np.indices((N_USERS, N_ITEMS)).reshape(2, -1)
-    assert matrix.shape == (N_USERS, N_ITEMS) and matrix.dtype == np.float32
-    np.testing.assert_allclose(matrix.ravel(), one_by_one(model, users, items), rtol=1e-4)
-
-
-def test_a_model_is_asked_as_all_scorers_are(model):
-    matrix = model.score_matrix()
-    np.testing.assert_allclose(model.score_matrix([4, 0, 4]), matrix[[4, 0, 4]], rtol=1e-5)
-    np.testing.assert_allclose(model.predict([4, 0], [1, 6]), matrix[[4, 0], [1, 6]], rtol=1e-5)
-    assert model.score_matrix([]).shape == (0, N_ITEMS) and model.predict([], []).shape == (0,)
+def test_a_model_is_asked_as_all_scorers_are_and_that_leaves_its_mode_alone(model):
+    users, items = np.indices((N_USERS, N_ITEMS)).reshape(2, -1)
+    expected = np.reshape(one_by_one(model, users, items), (N_USERS, N_ITEMS))
+    model.train()  # dropout included
+    for users in (range(N_USERS), [4, 0, 4], []):
+        scores = model.score_matrix(users)
+        assert scores.shape == (len(users), N_ITEMS) and scores.dtype == np.float32
+        np.testing.assert_allclose(scores, expected[np.array(users, int)], rtol=1e-4)
+    np.testing.assert_allclose(model.predict([4, 0], [1, 6]), expected[[4, 0], [1, 6]], rtol=1e-4)
+    assert model.training and all(module.training for module in model.modules())
     with pytest.raises(IndexError, match="users must"):
         model.score_matrix([5])
-
-
-def test_the_score_matrix_is_free_of_dropout_and_leaves_the_mode_alone(model):
-    expected = model.score_matrix()
-    model.train()
-    np.testing.assert_array_equal(model.score_matrix(), expected)
-    assert model.training and all(module.training for module in model.modules())
 
 
 def test_an_impossible_size_is_refused_by_name(build):
