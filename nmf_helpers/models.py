@@ -22,8 +22,8 @@ class FactorModel(Scorer, nn.Module):
     """
 
     def __init__(
-        self, n_users: int, n_items: int, n_factors: int = 100, init_mean: float = 0.025,
-        init_std: float = 0.015, sparse: bool = False,
+        self, n_users: int, n_items: int, n_factors: int,
+        init_mean: float, init_std: float, sparse: bool,
     ) -> None:  # fmt: skip
         super().__init__()
         for name, size in (("n_users", n_users), ("n_items", n_items), ("n_factors", n_factors)):
@@ -68,6 +68,12 @@ class MF(FactorModel):
     `init_mean` is positive because nothing but the dot product can make an average rating of 3.5.
     (Koren, Bell and Volinsky 2009, "Matrix Factorization Techniques for Recommender Systems".)
     """
+
+    def __init__(
+        self, n_users: int, n_items: int, n_factors: int = 100, *,
+        init_mean: float = 0.025, init_std: float = 0.015, sparse: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(n_users, n_items, n_factors, init_mean, init_std, sparse)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the score of each pair, shape (batch,)."""
@@ -124,7 +130,7 @@ class CollabFNet(FactorModel):
         n_hidden: int = 10, dropout: float = 0.1, hidden_dropout: float = 0.0,
         biases: bool = False, global_mean: float = 0.0, init_std: float = 0.05,
     ) -> None:  # fmt: skip
-        super().__init__(n_users, n_items, n_factors, 0.0, init_std)
+        super().__init__(n_users, n_items, n_factors, 0.0, init_std, sparse=False)
         self.dropout, self.hidden_dropout = nn.Dropout(dropout), nn.Dropout(hidden_dropout)
         self.hidden = nn.Linear(2 * n_factors, n_hidden)
         self.output = nn.Linear(n_hidden, 1)
