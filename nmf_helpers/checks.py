@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from numbers import Integral, Real
 from operator import ge, gt, le, lt
 from typing import Annotated, Any, Literal
@@ -181,16 +181,12 @@ class Scorer:
         raise NotImplementedError  # (len(users),) -> (len(users), n_items)
 
     def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        return pick_pairs(self._scores, users, items, self.shape_[1])
-
-
-def pick_pairs(rows_of: Callable, users: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarray:
-    """Take the scores of pairs, shape (n,), from ``rows_of(users)``, some megabytes at a time."""
-    result = np.empty(len(users), dtype=np.float32)
-    distinct, row = np.unique(users, return_inverse=True)
-    n_rows = max(1, 2**20 // n_items)
-    for start in range(0, len(distinct), n_rows):
-        here = (start <= row) & (row < start + n_rows)
-        rows = rows_of(distinct[start : start + n_rows])  # (n_rows, n_items)
-        result[here] = rows[row[here] - start, items[here]]
-    return result
+        """Take the scores of pairs, shape (n,), from whole rows, some megabytes at a time."""
+        result = np.empty(len(users), dtype=np.float32)
+        distinct, row = np.unique(users, return_inverse=True)
+        n_rows = max(1, 2**20 // self.shape_[1])
+        for start in range(0, len(distinct), n_rows):
+            here = (start <= row) & (row < start + n_rows)
+            rows = self._scores(distinct[start : start + n_rows])  # (n_rows, n_items)
+            result[here] = rows[row[here] - start, items[here]]
+        return result

@@ -50,9 +50,7 @@ def load_ratings(
         ``"latin-1"``; and which of two ratings of one movie by one user to ``keep``, ``"first"``
         or ``"last"`` (they are refused otherwise).
     """
-    if not isinstance(name, str | Path):
-        what = f"a name or the path of a file, not {type(name).__name__}"
-        raise TypeError(f"load_ratings takes {what}; check_ratings(df) checks a loaded table")
+    path = Path(name)
     if name in DATASETS and (columns or reading):
         raise ValueError(f"{name} is read as it is; columns= and others are for a file of your own")
     if name == "latest-small":
@@ -60,7 +58,6 @@ def load_ratings(
     if name == "100k":
         u_data = BytesIO(fetch_100k().ratings)
         return check_ratings(pd.read_csv(u_data, sep="\t", header=None, names=COLUMNS))
-    path = Path(name)
     if not (path.suffix or path.expanduser().exists() or path.parent.name):
         nearest('dataset (a file needs a path such as "my.csv")', str(name), DATASETS)
     return read_ratings(name, columns, **reading)

@@ -88,10 +88,7 @@ def fetch_100k() -> ML100K:
 
 
 def routes() -> dict[str, Callable[[str], str]]:
-    """Return the ways to get ML-100K by name; each puts an archive into a folder, and says where.
-
-    A copy of one's own comes first, if there is one; then GroupLens, then the wheel.
-    """
+    """Return the ways to get ML-100K by name: each puts it into a folder, and returns its path."""
     ways: dict[str, Callable[[str], str]] = {}
     if own := os.environ.get("NMF_ML100K"):
         copy = partial(shutil.copy, Path(own).expanduser())

@@ -117,21 +117,18 @@ def _layout(
     def fit(sep: str) -> tuple[int, int]:
         with suppress(ValueError):  # a wrong one may cut a quoted field
             _, fields = next(_records(text[: 1 << 16], sep, path), (1, []))
-            n_fits = len(fields) == len(columns or ()) if in_order else known(fields)
-            return int(n_fits), len(fields)
+            return len({*map(str.strip, fields)}.intersection(columns or COLUMNS)), len(fields)
         return 0, 0
 
-    def known(fields: list[str]) -> int:
-        return len({*map(str.strip, fields)}.intersection(columns or COLUMNS))
-
     sep = sep or max(SEPARATORS, key=fit)
+    n_known, _ = fit(sep)
     line, fields = next(_records(text, sep, path), (1, []))
     fields = [*map(str.strip, fields)]
     source = f"{path}: line {line}"
     if len(fields) < 2:
         less = f"fewer than two fields, {fields}"
         raise ValueError(f'{source} has {less}: say what separates, as with sep="|"')
-    if not (in_order or known(fields)) and any(map(NUMBER.fullmatch, fields)):
+    if not (in_order or n_known) and any(map(NUMBER.fullmatch, fields)):
         order = [*COLUMNS, *[None] * len(fields)][: max(3, len(fields))]
         raise ValueError(
             f"{source}: the first line holds no column names, but {fields}. Name them in order, "

@@ -100,12 +100,6 @@ def test_an_unknown_dataset_suggests_the_nearest(name, near):
             load(name)
 
 
-@pytest.mark.parametrize("given", [None, 5, pd.DataFrame()])
-def test_loading_takes_a_name_or_a_path(given):
-    with pytest.raises(TypeError, match=r"takes a name or the path.*check_ratings"):
-        load_ratings(given)
-
-
 # Encoding
 
 
