@@ -76,7 +76,7 @@ def _content(path: Path, encoding: str) -> Any:
     """Return what a file holds, packed or not: a text, or a table if it is Parquet."""
     encoding = "utf-8-sig" if encoding == "utf-8" else encoding
     try:
-        if path.suffix == ".parquet":
+        if path.suffix in (".parquet", ".pq"):
             return pd.read_parquet(path)
         with get_handle(path, "r", encoding=encoding, compression="infer") as file:
             return file.handle.read()

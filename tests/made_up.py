@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
+from scipy import sparse
 
 
 def ratings(rows):
@@ -22,6 +23,17 @@ def tables(min_size=1):
     ids = st.integers(-3, 12) | st.sampled_from([10**6, 2**62])
     row = st.tuples(ids, ids, st.sampled_from([0.0, 0.5, 1.0, 3.5, 5.0]))
     return st.lists(row, min_size=min_size, unique_by=lambda r: r[:2]).map(ratings)
+
+
+@st.composite
+def matrices(draw):
+    """Draw CSR matrices with empty rows, full rows, and entries in any order."""
+    n_users, n_items = draw(st.integers(1, 6)), draw(st.integers(1, 8))
+    cells = st.tuples(st.integers(0, n_users - 1), st.integers(0, n_items - 1))
+    entries = draw(st.lists(cells, unique=True))
+    users, items = np.array(entries, "int64").reshape(-1, 2).T
+    values = np.arange(1, len(entries) + 1, dtype="float32")
+    return sparse.csr_matrix((values, (users, items)), shape=(n_users, n_items))
 
 
 RATINGS = b"196\t242\t3\t881250949\n186\t302\t3\t891717742\n"

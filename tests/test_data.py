@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import ratings, tables
+from made_up import matrices, ratings, tables
 from scipy import sparse
 
 from nmf_helpers.data import (
@@ -19,17 +19,6 @@ from nmf_helpers.data import (
     load_ratings,
     split_ratings,
 )
-
-
-@st.composite
-def matrices(draw):
-    """Draw CSR matrices with empty rows, full rows, and entries in any order."""
-    n_users, n_items = draw(st.integers(1, 6)), draw(st.integers(1, 8))
-    cells = st.tuples(st.integers(0, n_users - 1), st.integers(0, n_items - 1))
-    entries = draw(st.lists(cells, unique=True))
-    users, items = np.array(entries, "int64").reshape(-1, 2).T
-    values = np.arange(1, len(entries) + 1, dtype="float32")
-    return sparse.csr_matrix((values, (users, items)), shape=(n_users, n_items))
 
 
 def entries(matrix):
