@@ -59,7 +59,6 @@ def train_hogwild(
     (Diverged), raises or dies (WorkerError), the others are ended; the model keeps what it has.
     """
     check_number("n_workers", n_workers, at_least=1, at_most=256, whole=True)
-    make_step(model)  # refuse what cannot work before starting
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     shards = order.chunk(n_workers)  # fewer than n_workers when there are fewer samples
     dataset = copy.copy(dataset)

@@ -25,8 +25,7 @@ def model():
 
 def hogwild(model, dataset=None, *, loss=bpr_loss, lr=0.05, batch_size=32, n_epochs=3, **changes):
     rates = {"lr": lr, "weight_decay": 0.0, "batch_size": batch_size}
-    step = {"optimizer": "row_sgd", "reduction": "sum"} | changes.pop("step", {})
-    step = partial(GradientStep, loss=loss, lr=lr, **step)
+    step = partial(GradientStep, optimizer="row_sgd", reduction="sum", loss=loss, lr=lr)
     changes = {"n_workers": 2, "rates": lambda epoch: rates} | changes
     records = train_hogwild(model, dataset or PairwiseInteractions(TRAIN), step, **changes)
     return islice(records, n_epochs) if n_epochs else records
