@@ -42,24 +42,24 @@ class Pipeline(Scorer):
     of its own name. `lr`, `weight_decay`, `n_epochs`, `batch_size` and `verbose` may be changed at
     any time, and count from the next epoch; the others decide how the pipeline is built.
 
-    - `model` is a class, called as ``model(n_users, n_items, n_factors=…, **model_options)``; the
-      attribute is what it built. What is not given, `dropout` too, is the model's own.
-    - `init`: start from noise of the model's ``init_std`` ("normal"), or from who rated what
-      ("svd"), at size `svd_scale`.
-    - `lr` is that of one sample, as losses are summed over the batch. With `lr_schedule` "linear"
-      it falls to nearly zero. `optimizer` is one of `nmf_helpers.training.OPTIMIZERS` or a class,
-      and has to take sparse gradients if they are `sparse`.
-    - `loss`: "mse" for ratings; "bpr" or "squared_sigmoid" to rank pairs; or ``loss(prediction,
-      target)``, which gets differences of scores if it has an attribute ``pairwise = True``.
-      `step` "by_hand" takes the steps of BPR in about half the time of "autograd".
+    - `model` is a class, called as ``model(n_users, n_items, n_factors=…, **model_options)``. What
+      is not given, `dropout` too, is the model's own. The attribute is what it built.
+    - `init` "normal" starts from noise of the model's ``init_std``; "svd" from who rated what, at
+      size `svd_scale`.
+    - `lr` is that of one sample, as losses are summed over the batch; "linear" lets it fall to
+      nearly zero. An `optimizer`, one of `nmf_helpers.training.OPTIMIZERS` or a class, has to take
+      sparse gradients if they are `sparse`.
+    - `loss` is "mse" for ratings; "bpr" or "squared_sigmoid" to rank pairs; or a function of
+      prediction and target, of the difference of scores if it has an attribute ``pairwise = True``.
+    - `step` "by_hand" takes the steps of BPR in about half the time of "autograd".
     - `rating_unit` divides ratings before they are learned, and multiplies predictions.
     - `metrics` are followed besides the loss: "rmse", "auc", "precision@5", "recall@10", "ndcg@10"
-      and so on. Training items are left out of rankings.
+      and so on, training items left out of rankings.
     - `patience`: stop when the first of `metrics` (else the loss) on the part named "validation"
       has not improved for so many epochs, and go back to the best. Without such a part,
       `validation_fraction` of `train` becomes ``validation``, and the rest ``train_part``.
-    - `n_workers` processes train hogwild (0: this one alone). `device` "auto" takes a GPU when
-      there is one. `seed` and the number of an epoch decide all that is drawn in it.
+    - `n_workers` processes train hogwild (0: this one alone); `device` "auto" takes a GPU when
+      there is one; `seed` and the number of an epoch decide all that is drawn in it.
     """
 
     def __init__(

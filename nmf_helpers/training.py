@@ -50,8 +50,8 @@ class RowSGD:
             if not p.grad.is_sparse:
                 p.sub_(lr * (p.grad + weight_decay * p))
                 continue
-            # Repeated rows stay apart on purpose: adding them up first costs a sort. The gradient
-            # stays as it is: two parameters that were added share one tensor.
+            # Repeated rows stay apart: adding them up first costs a sort. The gradient is not
+            # written to: two parameters that were added share one.
             rows, gradient = p.grad._indices()[0], p.grad._values()  # (n,), (n, factors)
             step = gradient.add(p.index_select(0, rows), alpha=weight_decay)  # (n, factors)
             p.index_add_(0, rows, step.mul_(-lr))
@@ -66,11 +66,10 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 class GradientStep:
     """One step of an optimizer along the gradient that autograd finds.
 
-    `loss`, called as ``loss(prediction, target)``, returns the mean over the batch, one number a
-    sample, or the sum if it has an attribute ``reduction = "sum"`` as PyTorch's modules do.
-    `optimizer` is one of `OPTIMIZERS`, a class, or ready-made (and has its own rates). With
-    ``reduction="sum"`` the gradient of the batch's summed loss is followed instead of the mean's:
-    then `lr` is that of one sample, whatever the batch size.
+    ``loss(prediction, target)`` returns the mean over the batch, one number a sample, or the sum if
+    it has an attribute ``reduction = "sum"``. `optimizer` is one of `OPTIMIZERS`, a class, or
+    ready-made (and has its own rates). With `reduction` "sum" the gradient is that of the batch's
+    summed loss, not of the mean: then `lr` is that of one sample, whatever the batch size.
     """
 
     def __init__(
@@ -110,16 +109,16 @@ def train(
 ) -> Generator[Record, None, None]:  # fmt: skip
     """Train a model for the epochs `start_epoch` … `n_epochs`, yielding a record after each.
 
-    Training goes on only while somebody asks for the next record. A record holds ``epoch``,
-    ``train_loss`` (per sample, each batch's before its own step), what `evaluate` returns for the
-    model in eval mode, and ``seconds`` of training without evaluation.
+    Training goes on only while somebody asks. A record holds ``epoch``, ``train_loss`` (per sample,
+    each batch's before its own step), what `evaluate` returns for the model in eval mode, and
+    ``seconds`` of training without evaluation.
 
     `batches` of ``((users, items), target)`` are walked once an epoch: a DataLoader, or a list.
     `items` may be a pair (positives, negatives): the loss then gets the difference of their scores.
-    ``step(model, batch)`` takes a step and returns the batch's mean loss; by default it is
-    ``GradientStep(model, **settings)``. With `lr_schedule` "linear" the learning rate of its
-    attribute ``optimizer`` falls in equal steps, to nearly zero in the last epoch. Diverged is
-    raised when the loss or a weight is NaN or infinite.
+    ``step(model, batch)`` takes a step and returns the batch's mean loss, by default
+    ``GradientStep(model, **settings)``. With `lr_schedule` "linear" the rate of its attribute
+    ``optimizer`` falls in equal steps, to nearly zero. A loss or a weight that is NaN or infinite
+    is Diverged.
     """
     check_number("n_epochs", n_epochs, at_least=0, whole=True)
     nearest("lr_schedule", lr_schedule, get_args(LrSchedule))
@@ -196,8 +195,7 @@ def batch_loss(model: nn.Module, batch: Batch, loss: Loss = F.mse_loss) -> Tenso
         if isinstance(model, Scorer) and isinstance(items, Tensor):
             model.predict(users, items)  # says which id it is
         raise
-    if prediction.shape != target.shape:
-        # MSE would broadcast (batch, 1) against (batch,) to batch × batch numbers, and train on.
+    if prediction.shape != target.shape:  # MSE would broadcast (n, 1) against (n,) to n² numbers
         shapes = f"shape {tuple(prediction.shape)} for targets of shape {tuple(target.shape)}"
         raise ValueError(f"the model returned {shapes}: they must be the same")
     value = loss(prediction, target)
