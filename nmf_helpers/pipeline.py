@@ -238,21 +238,21 @@ class Pipeline(Scorer):
             name: (*part, self._loader(*part, 65536, torch.Generator()))
             for name, part in self._parts.items()
         })  # fmt: skip
+
+        def rates(epoch: int) -> dict[str, Any]:  # what may be changed between epochs
+            lr = self.lr * (1 - (epoch - 1) / self.n_epochs if self.lr_schedule == "linear" else 1)
+            return {"lr": lr, "weight_decay": self.weight_decay, "batch_size": self.batch_size}
+
         loader = self._loader(self.train_part, None, self.batch_size, self._generator)
         first = len(self.history) + 1
         if self.n_workers:
             yield from train_hogwild(
-                self.model, loader.dataset, self._make_step, rates=self._rates,
-                n_workers=self.n_workers, start_epoch=first, evaluate=evaluate, seed=self.seed,
+                self.model, loader.dataset, self._make_step, n_workers=self.n_workers,
+                rates=rates, start_epoch=first, evaluate=evaluate, seed=self.seed,
             )  # fmt: skip
         for epoch in count(first):
-            training.set_rates(self._step, loader, **self._rates(epoch))
+            training.set_rates(self._step, loader, **rates(epoch))
             yield training.train_epoch(self.model, loader, self._step, epoch, evaluate)
-
-    def _rates(self, epoch: int) -> dict[str, Any]:
-        """Return what an epoch is trained with, of all that may be changed between epochs."""
-        lr = self.lr * (1 - (epoch - 1) / self.n_epochs if self.lr_schedule == "linear" else 1)
-        return {"lr": lr, "weight_decay": self.weight_decay, "batch_size": self.batch_size}
 
     def _best_epoch(self) -> int:
         """Return the epoch with the best validation score so far, the first of equals."""

@@ -2,9 +2,9 @@
 
 import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -40,17 +40,13 @@ def write(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
         writer = left.name.split(".")[-3]  # what a process that was killed has left behind
         if writer.isdecimal() and not psutil.pid_exists(int(writer)):
-            left.unlink(missing_ok=True)
-    handle, name = tempfile.mkstemp(".part", f"{path.name}.{os.getpid()}.", path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(data.getbuffer())
-        read(name)
-        os.replace(name, path)  # atomic: a reader sees the old file or the new one
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
+            shutil.rmtree(left, ignore_errors=True)
+    own = {"prefix": f"{path.name}.{os.getpid()}.", "suffix": ".part", "dir": path.parent}
+    with tempfile.TemporaryDirectory(**own) as folder:
+        new = Path(folder) / path.name
+        new.write_bytes(data.getbuffer())
+        read(new)
+        new.replace(path)  # atomic: a reader sees the old file or the new one
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
