@@ -62,8 +62,7 @@ def read_ratings(
     df = _content(path, encoding)
     if isinstance(df, str):
         sep, names, has_header = _layout(df, columns, sep, path)
-        records = [*_records(df, sep, path)][has_header:]
-        _check_fields(records, names, path)
+        records = [*_records(df, sep, path, names)][has_header:]
         where = lambda row: f"line {records[row][0]}"  # noqa: E731
         df = pd.DataFrame([fields for _, fields in records], columns=range(len(names)))
     else:
@@ -92,15 +91,27 @@ def _content(path: Path, encoding: str) -> Any:
         ) from error
 
 
-def _records(text: str, sep: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of its first line, fields) of each record that isn't blank."""
+def _records(
+    text: str, sep: str, path: Path, names: Sequence[str | None] | None = None
+) -> Iterator[tuple[int, Sequence[str]]]:
+    """Yield (its first line, fields) of each record, which must have as many as `names`, if given."""
     letter, line = "\x1f" if sep == "::" else sep, 1  # csv takes one letter
     lines = io.StringIO(text.replace(sep, letter), newline="")
     try:
         reader = csv.reader(lines, delimiter=letter, skipinitialspace=True, strict=True)
         for fields in reader:
-            if fields not in ([], [""]):
-                yield line, fields
+            if fields in ([], [""]):
+                pass
+            elif names and len(fields) != len(names):
+                raise ValueError(
+                    f"{path}: line {line} has {len(fields)} fields, but there are {len(names)} "
+                    f"columns, {names}. Row names? Write the file without (row.names=FALSE in R, "
+                    "index=False in pandas)"
+                )
+            elif names and fields[0].startswith(("#", "%")):
+                raise ValueError(f"{path}: line {line} may be a comment: remove it ({fields[0]!r})")
+            else:
+                yield line, tuple(fields)  # quicker: no garbage collector walks tuples
             line = reader.line_num + 1
     except (csv.Error, TypeError) as error:
         raise ValueError(f"{path}: line {line}: {error}") from error
@@ -135,20 +146,6 @@ def _layout(
             f"with None for one to leave out: columns={order}"
         )
     return sep, our_names(fields, columns, source), not in_order
-
-
-def _check_fields(
-    records: list[tuple[int, list[str]]], names: list[str | None], path: Path
-) -> None:
-    for line, fields in records:
-        if len(fields) != len(names):
-            raise ValueError(
-                f"{path}: line {line} has {len(fields)} fields, but there are {len(names)} "
-                f"columns, {names}. Row names? Write the file without (row.names=FALSE in R, "
-                "index=False in pandas)"
-            )
-        if fields[0].startswith(("#", "%")):
-            raise ValueError(f"{path}: line {line} may be a comment: remove it ({fields[0]!r})")
 
 
 def check_ratings(
