@@ -94,7 +94,7 @@ def _content(path: Path, encoding: str) -> Any:
 def _records(
     text: str, sep: str, path: Path, names: Sequence[str | None] | None = None
 ) -> Iterator[tuple[int, Sequence[str]]]:
-    """Yield (its first line, fields) of each record, which must have as many as `names`, if given."""
+    """Yield (its first line, fields) of each record that isn't blank, as many fields as `names`."""
     letter, line = "\x1f" if sep == "::" else sep, 1  # csv takes one letter
     lines = io.StringIO(text.replace(sep, letter), newline="")
     try:
