@@ -94,18 +94,6 @@ def test_fetch_fails_with_the_reason(monkeypatch, capsys):
 # -- check ----------------------------------------------------------------------------------------
 
 
-def test_each_check_is_one_line_and_each_failure_has_its_fix(capsys):
-    def fail():
-        raise RuntimeError("it is broken")
-
-    checks = [("wheels", lambda: "4 of 4", "buy"), ("brakes", fail, "mend --brakes")]
-    assert commands.report(checks) == 1
-    assert capsys.readouterr().out.splitlines() == [
-        "OK    wheels: 4 of 4", "FAIL  brakes: it is broken", "      fix: mend --brakes",
-        "", "1 to fix.",
-    ]  # fmt: skip
-
-
 def test_an_installed_course_passes_its_check(capsys):
     assert commands.main(["check"]) == 0, capsys.readouterr().out
     said = capsys.readouterr().out
