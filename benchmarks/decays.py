@@ -1,6 +1,6 @@
 """The tables of notebook 3 with five seeds in each cell: biases, weight decay, and starts.
 
-    python -m benchmarks.decays      measure all and write decays.json (some eight minutes)
+    python -m benchmarks.decays      measure all and write decays.json (some five minutes)
 
 latest-small, the tutorial's split. Everything is read on the validation rows, as the notebook
 reads it and says so: figures of the best decay flatter, on all sides alike. RMSE in stars, not
