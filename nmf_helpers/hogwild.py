@@ -169,9 +169,12 @@ def _answers(pipes: Sequence[Connection], workers: mp.ProcessContext) -> list[An
             wait([pipe, *workers.sentinels])
             try:
                 workers.join(0)
+                failure = "" if len(workers.sentinels) == len(pipes) else "it left before the end"
             except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+                failure = str(error)
+            if failure:
                 hint = "SIGKILL is often for lack of memory"
-                raise WorkerError(f"a hogwild worker failed ({hint}): {error}") from None
+                raise WorkerError(f"a hogwild worker failed ({hint}): {failure}")
     answers = [pipe.recv() for pipe in pipes]
     for answer in answers:
         if isinstance(answer, Diverged):

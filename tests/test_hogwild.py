@@ -175,6 +175,7 @@ def is_alive(process):
 
 @pytest.mark.parametrize("loss, says", [
     (workers.raising, r"(?s)a hogwild worker failed.*raising.*ArithmeticError: out of cheese"),
+    (workers.leaving, "a hogwild worker failed.*left before the end"),
     (workers.one_dies_rest_hang, r"memory\): process [01] terminated with signal SIGKILL"),
 ])  # fmt: skip
 def test_a_worker_that_fails_ends_the_run_with_the_reason(loss, says, tmp_path):

@@ -40,9 +40,6 @@ class Telltale(PairwiseInteractions):
         return super().sample_negatives(users)
 
 
-# --- Losses -----------------------------------------------------------------------------------
-
-
 def slope_of_one(prediction, target):
     return prediction.mean()
 
@@ -53,6 +50,10 @@ def target_itself(prediction, target):
 
 def raising(difference, target):
     raise ArithmeticError("out of cheese")
+
+
+def leaving(difference, target):
+    raise SystemExit(0)
 
 
 def hanging(difference, target):
