@@ -53,17 +53,17 @@ def rmse(predictions: Any, ratings: Any, clip: tuple[float, float] | None = None
 
 def auc(scores: Any, test: Any, exclude: Any = None) -> float:
     """Chance that a random test item is scored above a random other candidate (ties count half)."""
-    return float(_Ranks(scores, test, exclude, [1]).metric("auc", 1).mean())
+    return float(_Ranks(scores, test, exclude).metric("auc", 1).mean())
 
 
 def precision_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float:
     """Part of `k` places that test items take: divided by `k` even if there are fewer of them."""
-    return float(_Ranks(scores, test, exclude, [k]).metric("precision", k).mean())
+    return float(_Ranks(scores, test, exclude).metric("precision", k).mean())
 
 
 def recall_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float:
     """Part of the user's test items that are among the `k` best scored candidates."""
-    return float(_Ranks(scores, test, exclude, [k]).metric("recall", k).mean())
+    return float(_Ranks(scores, test, exclude).metric("recall", k).mean())
 
 
 def ndcg_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float:
@@ -72,7 +72,7 @@ def ndcg_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float
     A test item at place 1, 2, 3 … is worth 1/log2(2), 1/log2(3), 1/log2(4) … (Järvelin &
     Kekäläinen 2002, with relevance 0 or 1).
     """
-    return float(_Ranks(scores, test, exclude, [k]).metric("ndcg", k).mean())
+    return float(_Ranks(scores, test, exclude).metric("ndcg", k).mean())
 
 
 def per_user(scores: Any, test: Any, exclude: Any = None, metric: str = "ndcg@10") -> np.ndarray:
@@ -81,8 +81,8 @@ def per_user(scores: Any, test: Any, exclude: Any = None, metric: str = "ndcg@10
     Two scorers are best compared by their differences d, user by user: the mean of d has the
     standard error ``d.std(ddof=1) / len(d) ** 0.5``.
     """
-    kind, k = parse_metric(metric)
-    return _Ranks(scores, test, exclude, [k]).metric(kind, k)
+    kind_and_k = parse_metric(metric)  # complains before any work is done
+    return _Ranks(scores, test, exclude).metric(*kind_and_k)
 
 
 def evaluate(
@@ -102,9 +102,10 @@ def evaluate(
     """
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     parsed = {name: parse_metric(name) for name in names}  # complains before any work is done
-    ranks = _Ranks(scores, test, exclude, [k for _, k in parsed.values()])
+    ranks = _Ranks(scores, test, exclude)
     result = {name: float(ranks.metric(*parsed[name]).mean()) for name in names}
-    return result | {"n_users": len(ranks.n_test), "n_skipped": ranks.n_skipped}
+    n_users = len(ranks.n_test)
+    return result | {"n_users": n_users, "n_skipped": ranks.shape[0] - n_users}
 
 
 def parse_metric(name: str) -> tuple[str, int]:
@@ -121,22 +122,19 @@ class _Ranks:
     Each user's scores are sorted once; two binary searches place every test item among them.
     """
 
-    def __init__(self, scores: Any, test: Any, exclude: Any, ks: Iterable[int]) -> None:
+    def __init__(self, scores: Any, test: Any, exclude: Any) -> None:
         scores, test = _check_against(scores, "test", test, "interactions")
-        n_users, n_items = test.shape
-        for k in ks:
-            check_number("k", k, at_least=1, at_most=n_items, whole=True)
+        self.shape, n_items = test.shape, test.shape[1]
         exclude = csr_array(test.shape) if exclude is None else exclude
         exclude = check_matrix("exclude", exclude, test, like_name="test", may_be_empty=True)
         both = (test * pattern(exclude)).tocoo()
-        if both.nnz:
+        for user, item in zip(*both.coords, strict=True):
             raise ValueError(
-                f"{both.nnz} entries are in test and in exclude (user {both.row[0]}, item "
-                f"{both.col[0]} for one). What is excluded is not ranked, so it cannot be tested: "
-                "make the two disjoint (see leave_n_out), or leave exclude out to rank everything"
+                f"{both.nnz} entries are in test and in exclude (user {user}, item {item} for "
+                "one). What is excluded is not ranked, so it cannot be tested: make the two "
+                "disjoint (see leave_n_out), or leave exclude out to rank everything"
             )
         users = np.flatnonzero(np.diff(test.indptr))
-        self.n_skipped = n_users - len(users)  # users without test items
         n_rows, parts = max(1, _CHUNK_SCORES // n_items), []
         for chunk in np.split(users, range(n_rows, len(users), n_rows)):
             own, hidden = test[chunk].tocoo(), exclude[chunk].tocoo()
@@ -153,11 +151,12 @@ class _Ranks:
             n_below = np.maximum(_count(rows, own.row, own_scores, np.less), n_hidden[own.row])
             parts.append((n_items - n_not_above, n_not_above - n_below, n_test, n_items - n_hidden))
         above, tied, n_test, n_candidates = map(np.concatenate, zip(*parts, strict=True))
-        self.n_above, self.n_tied = above, tied  # (n_test_items,): tied counts the item itself
+        self.n_above, self.n_tied = above, tied  # (n_test_items,), the item itself among the tied
         self.n_test, self.n_candidates = n_test, n_candidates  # (n_users,)
 
     def metric(self, kind: str, k: int) -> np.ndarray:
         """Return a metric user by user: (n_users,)."""
+        check_number("k", k, at_least=1, at_most=self.shape[1], whole=True)
         if kind == "auc":
             return self._auc()
         worth = 1 / np.log2(np.arange(2, k + 2)) if kind == "ndcg" else np.ones(k)  # of each place

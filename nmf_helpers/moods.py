@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 from scipy.sparse import csr_array
 
 from nmf_helpers.checks import check_matrix
@@ -34,9 +35,7 @@ class Moods:
         self.keys, self.groups = zip(*found, strict=True)  # for each width (n_groups,) and (n,)
         self.effects = [np.zeros(len(keys)) for keys in self.keys]
 
-    def draw(
-        self, residual: Array, precision: Array, rng: np.random.Generator, anew: bool
-    ) -> Array:
+    def draw(self, residual: Array, precision: Array, rng: Generator, anew: bool) -> Array:
         """Draw all effects and s; return the sum of its effects for each rating.
 
         With ρ a rating's residual after all but its effect e and α its precision, sums over a

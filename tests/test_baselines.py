@@ -129,16 +129,14 @@ def test_a_baseline_shows_its_settings():
 
 
 def test_memory_is_looked_at_before_it_is_asked_for(monkeypatch):
-    real = psutil.virtual_memory()
+    real, likes = psutil.virtual_memory(), sparse.eye_array(1000, format="csr")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: real._replace(available=10**6))
-    likes = sparse.eye_array(1000, format="csr")
     with pytest.raises(ValueError, match=r"EASE.* 1000 x 1000 items.*0.0224 GiB.*rare items"):
         EASE().fit(likes)
     popularity = Popularity().fit(likes)
-    with pytest.raises(ValueError, match=r"1000 users x 1000 items.*fewer users at once"):
+    with pytest.raises(ValueError, match="1000 users x 1000 items needs"):
         popularity.score_matrix()
     assert popularity.score_matrix(range(100)).shape == (100, 1000)
-    assert popularity.predict(np.arange(1000), np.arange(1000)).sum() == 1000
 
 
 def test_single_pairs_of_many_users_never_take_all_their_rows_at_once(monkeypatch):

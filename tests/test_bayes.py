@@ -151,27 +151,23 @@ def test_it_recovers_planted_tastes_and_noise_on_any_scale():
     assert errors[0] == pytest.approx(errors[1], abs=0.002)
 
 
-@pytest.mark.parametrize("told_by", ["who rated what", "features"])
-def test_tastes_are_told_before_any_rating_tells_them(told_by):
-    # Two crowds of users: of the last twenty films the first crowd loves ten and the second the
-    # others. For "who rated what" each crowd rates ten more films, at random, and of ten new users
-    # nothing else is known. For "features" two of the twenty films are rated by nobody.
-    rng = np.random.default_rng(0)
-    crowd, kind = np.arange(60)[:, None] % 2, np.arange(40) // 10
-    loves = crowd == kind % 2
-    dense = np.where(loves, 5, 1)
-    dense[:, :20] = rng.integers(1, 6, size=(60, 20)) * (crowd == kind[:20])
-    dense *= rng.random(dense.shape) < 0.7
-    by_features = told_by == "features"
-    hidden = np.s_[:, 29:31] if by_features else np.s_[50:, 20:]
-    dense[hidden], gaps = 0, []
-    for told in (True, False):
-        facts = np.eye(4)[kind] if told and by_features else None
-        model = BayesianMF(n_factors=2, n_sweeps=60, burn_in=20)
-        model.who_rated_what = told and not by_features
-        scores = model.fit(dense, item_features=facts).score_matrix()[hidden]
-        gaps.append(scores[loves[hidden]].mean() - scores[~loves[hidden]].mean())
-    assert gaps[0] > 2 > 1 > abs(gaps[1])
+@pytest.mark.parametrize(
+    ("part", "setting"), [("own_noises", "noise_prior_shape"), ("who_rated_what", "count_power")]
+)
+def test_a_part_can_be_left_out_and_then_its_setting_says_nothing(part, setting):
+    for included in (True, False):
+        models = (BayesianMF(**QUICK, **{part: included, setting: value}) for value in (0.2, 2.0))
+        first, second = (model.fit(SMALL).score_matrix() for model in models)
+        assert np.array_equal(first, second) == (not included)
+
+
+def test_features_tell_what_the_films_that_nobody_rated_are_like():
+    loves = np.add.outer(np.arange(60), np.arange(20)) % 2 == 0
+    dense = np.where(loves, 5, 1) * (np.random.default_rng(0).random(loves.shape) < 0.7)
+    dense[:, 8:12], loves = 0, loves[:, 8:12]
+    model = BayesianMF(n_factors=2, n_sweeps=60, burn_in=20)
+    scores = model.fit(dense, item_features=np.eye(2)[np.arange(20) % 2]).score_matrix()[:, 8:12]
+    assert scores[loves].mean() > 2 + scores[~loves].mean()
 
 
 def test_moods_are_recovered_and_an_unseen_window_adds_nothing():

@@ -138,7 +138,7 @@ BUGS = {  # name: (what is replaced, the file of the tests that must fail, their
         "test_bpr_is_minus_log_sigma",
     ),
     "metrics that rank training items": (
-        [(metrics, "_Ranks", lambda s, t, e, ks, ranks=metrics._Ranks: ranks(s, t, None, ks))],
+        [(metrics, "_Ranks", lambda s, t, e, ranks=metrics._Ranks: ranks(s, t, None))],
         "test_metrics.py", "test_training_items_are_not_ranked",
     ),
     "a mean taken for a sum": (
