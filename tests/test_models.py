@@ -157,13 +157,6 @@ def test_factors_start_where_init_std_says():
         MF(2, 2, 2, init_std=-1)
 
 
-def test_sparse_gradients_hold_only_the_rows_of_the_batch():
-    model = BiasedMF(1000, 1000, 3, sparse=True)
-    model(torch.tensor([7, 9]), torch.tensor([1, 1])).sum().backward()
-    assert model.user_factors.weight.grad.coalesce().indices().tolist() == [[7, 9]]
-    assert model.item_bias.weight.grad.coalesce().indices().tolist() == [[1]]
-
-
 def test_the_svd_init_is_numpys_svd_of_who_rated_what():
     model = BiasedMF(*TRAIN.shape, 4)
     svd_init(model, TRAIN, scale=0.5)
