@@ -1,9 +1,9 @@
 """Fetch ML-100K once, verify it, and keep it in a cache.
 
-ML-100K may not be passed on, so this package can't carry it. Three routes lead to it: a copy of
-your own (environment variable ``NMF_ML100K``: a path or an address), GroupLens's zip file, and the
-wheel of RecBole, a recommender library that has it as an example. The ratings are the same verified
-bytes each time, and whichever archive came is kept as ``ml-100k.zip``.
+ML-100K may not be passed on, so this package can't carry it. Two archives hold it: GroupLens's zip
+file, and the wheel of RecBole, a recommender library that has it as an example. A third route is a
+copy of your own of either (environment variable ``NMF_ML100K``: a path or an address). Whichever
+came is verified and kept as ``ml-100k.zip``; the tables are the same.
 """
 
 import hashlib
