@@ -37,8 +37,7 @@ def test_the_alt_text_tells_the_course_of_the_curve():
         "Validation RMSE falls from 1.12 to 0.93 over epochs 1 to 4, lowest 0.91 at epoch 3; "
         "training RMSE ends at 0.60; bias table 0.96."
     )
-    level = records([1.12, 0.931, 0.934])  # with two digits no number is given twice
-    assert "lowest" not in loss_curves(level, digits=2).alt
+    assert "lowest" not in loss_curves(records([1.12, 0.931, 0.934]), digits=2).alt  # the last
     rising = [{"epoch": e, "ndcg@10": v} for e, v in enumerate([0.1, 0.3, 0.2], 1)]
     chart = loss_curves(rising, metric="ndcg@10", train_metric=None, ylabel="nDCG@10")
     assert "rises from 0.100 to 0.200" in chart.alt
