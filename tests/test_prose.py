@@ -9,7 +9,7 @@ A Markdown cell lists the homes of its numbers in a comment at its end, one line
     3.18: reckoned scipy.stats.t.ppf(.975, 3)  Python with math, np, scipy, and claims("PATH") alike
     0.944: source Surprise's README            somebody else's figure
     0.85: example                              invented, or a setting
-    0.19: lab                                  INSTRUCTORS.md: in a claim, see test_run_sheets.py
+    0.19: lab                                  INSTRUCTORS.md: in a claim, see test_instructors.py
     -->
 
 A decimal number, a percentage, and a time, a size or a ratio with its unit need one. Code
