@@ -17,11 +17,7 @@ from nmf_helpers.checks import Positive, Scorer, check_matrix, check_memory, che
 
 
 class Baseline(Scorer):
-    """A scorer that learns from a users x items matrix.
-
-    A subclass writes ``_fit(train)`` beside what `Scorer` asks for. ``kind`` is what its matrix
-    holds; among interactions a number below 0, a dislike, is refused. ``fit`` sets ``shape_``.
-    """
+    """A scorer that learns from a matrix of its ``kind``; a subclass writes ``_fit(train)``."""
 
     kind: ClassVar[Literal["ratings", "interactions"]] = "ratings"
 
@@ -53,11 +49,13 @@ class GlobalMean(Baseline):
         train.data -= self.mean_  # what subclasses find biases in
         self.user_bias_, self.item_bias_ = (np.zeros(n) for n in train.shape)
 
-    def _pairs(self, users: np.ndarray, items: Any) -> np.ndarray:
+    def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         return self.mean_ + self.user_bias_[users] + self.item_bias_[items]  # (len(users),)
 
     def _scores(self, users: np.ndarray) -> np.ndarray:
-        return self._pairs(users[:, None], slice(None))  # (len(users), n_items)
+        left, right = self.mean_ + self.user_bias_[users], self.item_bias_
+        scores = np.empty((len(left), len(right)), dtype=np.float32)  # no float64 of this size
+        return np.add.outer(left, right, out=scores, casting="same_kind")
 
 
 @dataclass(eq=False)
@@ -86,10 +84,9 @@ class BiasRidge(GlobalMean):
 
         Σ (rating - μ - b[user] - c[item])² + user_reg · Σ b² + item_reg · Σ c²
 
-    Unlike a mean this is fair to an item that only severe users rated, and the bias of an item
-    rated once stays small: `user_reg` (`item_reg`) works like that many more ratings that equal μ.
-    The defaults suit MovieLens 100K and latest-small alike. Koren (2008), "Factorization Meets the
-    Neighborhood", equation 3, solved exactly.
+    This is fair to an item that only severe users rated, and the bias of an item rated once stays
+    small: `user_reg` (`item_reg`) works like that many more ratings that equal μ. The defaults
+    suit MovieLens. (Koren 2008, "Factorization Meets the Neighborhood", equation 3.)
     """
 
     user_reg: Positive = 5.0
@@ -128,9 +125,9 @@ class EASE(Baseline):
     """Each item's score as a weighted sum of the items the user has: a linear autoencoder.
 
     With X the (n_users, n_items) matrix of ones where there is an interaction, ``weights_`` B
-    minimises ``‖X - X B‖² + l2 · ‖B‖²`` with a diagonal of 0, so that no item predicts itself. In
-    closed form, with P = (XᵀX + l2·I)⁻¹: B[i, j] = -P[i, j] / P[j, j]. (Steck 2019,
-    "Embarrassingly Shallow Autoencoders for Sparse Data".) Time grows with n_items³.
+    minimises ``‖X - X B‖² + l2 · ‖B‖²`` with a diagonal of 0, so that no item predicts itself:
+    B[i, j] = -P[i, j] / P[j, j] with P = (XᵀX + l2·I)⁻¹. Time grows with n_items³. (Steck 2019,
+    "Embarrassingly Shallow Autoencoders for Sparse Data".)
     """
 
     kind = "interactions"

@@ -4,9 +4,9 @@ The model is biased matrix factorization once more,
 
     rating = mean + b[user] + c[item] + p[user] · q[item] + noise,
 
-but instead of the one set of numbers that fits best it looks for all that fit well. Write θ for
-a user's factors and bias together, (p, b), or an item's, (q, c). Everything unknown has a
-distribution, and *Gibbs sampling* draws each in turn with the others held fixed:
+but instead of the one set of numbers that fits best it looks for all that fit well. With θ for a
+user's factors and bias together, (p, b), or an item's, (q, c), *Gibbs sampling* draws everything
+that is unknown in turn, with the rest held fixed:
 
 1. the users' prior: where their θ lie, and how far they scatter around it;
 2. every user's θ, given the items;
@@ -70,10 +70,9 @@ class BayesianMF(Baseline):
     ) -> Iterator[dict[str, float]]:  # fmt: skip
         """Fit as ``fit`` does, but stop after every sweep; the model can be used as it stands.
 
-        Arguments are those of `nmf_helpers.recipes.bayesian`; a ValueError names what cannot be. A
-        record has ``sweep``, from 1; ``noise``, the standard deviation of a typical rating; and for
-        each name of `evaluate_on` ``<name>_sample_rmse``, of this draw alone, and ``<name>_rmse``,
-        of the average since the burn-in, clipped to the range of `train`.
+        Arguments are those of `nmf_helpers.recipes.bayesian`. A record has ``sweep``, from 1;
+        ``noise``, a typical rating's standard deviation; and for each name of `evaluate_on`
+        ``<name>_sample_rmse``, of this draw alone, and ``<name>_rmse``, of the average so far.
         """
         self.check_settings()
         if self.n_sweeps <= self.burn_in:
@@ -136,8 +135,7 @@ class BayesianMF(Baseline):
     def predict(self, users: Any, items: Any, times: Any = None) -> Array:
         """Predict ratings of pairs: float32 of shape (n,).
 
-        `times`, (n,), say in seconds when each rating is given: the moods of the windows it falls
-        into are added. A window without training ratings adds 0.
+        With `times` in seconds, (n,), the moods of their windows are added, 0 of unseen ones.
         """
         predictions = super().predict(users, items)
         if times is None:
@@ -161,11 +159,9 @@ class _Side:
 
         θ = F + scatter,    F = X W,    with scatter and W of covariance Λ⁻¹ in every row.
 
-    X says who rated what (unless `power` is None), then the features. Who rated a hundred films
-    has said more than who rated one, but not a hundred times as much: rows are divided by (number
-    of ratings)^power, and all by one number that makes a typical row 1 long. A last column of 1
-    stands for what all rows have in common.
-
+    X says who rated what (unless `power` is None), then the features; a column of 1 stands for what
+    all rows have in common. Who rated a hundred films has said more than who rated one, but not a
+    hundred times as much: rows are divided by (number of ratings)^power, and all by one number.
     Only X Xᵀ = Q s Qᵀ matters. Along each column of Q the prior variance of F is s times the
     scatter's, which makes s / (s + 1) the part of θ that F explains.
     """

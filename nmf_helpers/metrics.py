@@ -4,13 +4,10 @@ Scores, higher for better, come as an array of shape (n_users, n_items), or from
 as a fitted pipeline or baseline, which has that as its ``shape_`` and the methods ``predict`` and
 ``score_matrix``. All ranking metrics take what `evaluate` takes, and have one protocol:
 
-- A user's *candidates* are all items but those in ``exclude``, as a rule those of training. What
-  is excluded is not ranked, and counts neither for nor against the scorer.
+- Ranked are a user's *candidates*: all items but those in ``exclude``, as a rule the training ones.
 - Every interaction in ``test`` is equally relevant, whatever its value.
-- The metric is a mean over the users who have a test item, and for AUC another candidate. The
-  others are left out; `evaluate` counts those without a test item.
-- Ties: a metric is its expected value when tied items are put in random order, as in scikit-learn
-  (``roc_auc_score``; ``ndcg_score`` with ``ignore_ties=False``).
+- The metric is a mean over the users who have a test item, and for AUC another candidate.
+- Ties: a metric is its expected value when tied items are put in random order, as in scikit-learn.
 - An infinite score is a score like any other (``-inf`` puts an item last); NaN is refused.
 """
 
@@ -117,10 +114,7 @@ def parse_metric(name: str) -> tuple[str, int]:
 
 
 class _Ranks:
-    """Where the test items of all evaluated users, user after user, stand among candidates.
-
-    Each user's scores are sorted once; two binary searches place every test item among them.
-    """
+    """Where the test items of all evaluated users, user after user, stand among candidates."""
 
     def __init__(self, scores: Any, test: Any, exclude: Any) -> None:
         scores, test = _check_against(scores, "test", test, "interactions")
@@ -144,7 +138,7 @@ class _Ranks:
             rows = np.array(rows, np.result_type(rows, np.float32))
             own_scores = rows[own.coords]
             rows[hidden.coords] = -np.inf  # to the front of the sorted row
-            rows.sort(axis=1)
+            rows.sort(axis=1)  # once; two binary searches place every test item
             check_scores(rows[:, -1:], chunk)  # NaN sorts last
             n_not_above = _count(rows, own.row, own_scores, np.less_equal)
             # A candidate scored -inf is tied with what is hidden, but that doesn't count.
@@ -153,6 +147,7 @@ class _Ranks:
         above, tied, n_test, n_candidates = map(np.concatenate, zip(*parts, strict=True))
         self.n_above, self.n_tied = above, tied  # (n_test_items,), the item itself among the tied
         self.n_test, self.n_candidates = n_test, n_candidates  # (n_users,)
+        self.first = np.cumsum(n_test) - n_test  # (n_users,): where their test items begin
 
     def metric(self, kind: str, k: int) -> np.ndarray:
         """Return a metric user by user: (n_users,)."""
@@ -163,13 +158,13 @@ class _Ranks:
         total = np.append(0, np.cumsum(worth))  # [n]: what the first n places are worth together
         # A group of tied items takes the places n_above + 1 ... n_above + n_tied, in random order.
         begin, end = np.minimum([self.n_above, self.n_above + self.n_tied], k)
-        gain = self._sum_by_user((total[end] - total[begin]) / self.n_tied)
+        gain = np.add.reduceat((total[end] - total[begin]) / self.n_tied, self.first)
         ideal = total[np.minimum(self.n_test, k)]
         return gain / {"precision": k, "recall": self.n_test, "ndcg": ideal}[kind]
 
     def _auc(self) -> np.ndarray:
         n_below = np.repeat(self.n_candidates, self.n_test) - self.n_above - self.n_tied
-        won = self._sum_by_user(n_below + (self.n_tied - 1) / 2)
+        won = np.add.reduceat(n_below + (self.n_tied - 1) / 2, self.first)  # (n_users,)
         # That counts test items against each other too: one win for each pair of them.
         won -= self.n_test * (self.n_test - 1) / 2
         n_others = self.n_candidates - self.n_test
@@ -177,10 +172,6 @@ class _Ranks:
         if not defined.any():
             raise ValueError("AUC is undefined: for every user all candidates are test items")
         return won[defined] / (self.n_test * n_others)[defined]
-
-    def _sum_by_user(self, values: np.ndarray) -> np.ndarray:
-        first = np.cumsum(self.n_test) - self.n_test  # where each user's test items begin
-        return np.add.reduceat(values, first)  # (n_test_items,) -> (n_users,)
 
 
 def _count(rows: np.ndarray, row: np.ndarray, values: np.ndarray, below: Callable) -> np.ndarray:

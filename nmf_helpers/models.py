@@ -16,9 +16,9 @@ from nmf_helpers.checks import Scorer, check_matrix, check_memory, check_number,
 class FactorModel(Scorer, nn.Module):
     """What the models share: a vector for every user and item, which each combines in its way.
 
-    ``forward(users, items)`` takes integer tensors that broadcast against each other, and returns
-    scores of the broadcast shape. The vectors start from a normal distribution, of mean
-    `init_mean` and deviation `init_std`. With `sparse`, gradients hold only the rows of the batch.
+    ``forward(users, items)`` takes integer tensors, and returns scores of the shape to which they
+    broadcast. The vectors start from a normal distribution of mean `init_mean` and deviation
+    `init_std`. With `sparse`, gradients hold only the rows of the batch.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class FactorModel(Scorer, nn.Module):
         init_mean: float, init_std: float, sparse: bool,
     ) -> None:  # fmt: skip
         super().__init__()
-        for name, size in (("n_users", n_users), ("n_items", n_items), ("n_factors", n_factors)):
+        for name, size in {"n_users": n_users, "n_items": n_items, "n_factors": n_factors}.items():
             check_number(name, size, at_least=1, whole=True)
         self.shape_ = self.n_users, self.n_items = int(n_users), int(n_items)
         self.user_factors = _normal(n_users, n_factors, init_mean, init_std, sparse)
@@ -66,7 +66,6 @@ class MF(FactorModel):
     """Matrix factorization: a rating is the dot product of a user's and an item's vector.
 
     `init_mean` is positive because nothing but the dot product can make an average rating of 3.5.
-    (Koren, Bell and Volinsky 2009, "Matrix Factorization Techniques for Recommender Systems".)
     """
 
     def __init__(
@@ -86,11 +85,10 @@ class MF(FactorModel):
 
 
 class BiasedMF(FactorModel):
-    """Matrix factorization with a bias for each user and each item.
+    """Matrix factorization with a bias for each user and item, around a mean that is given.
 
-    ``score = global_mean + user_bias + item_bias + user_factors · item_factors``
-    (Koren, Bell and Volinsky 2009, equation 4). The mean is given, usually that of the training
-    ratings, not learned. `dropout` is the chance that a factor is zeroed while training.
+    ``score = global_mean + user_bias + item_bias + user_factors · item_factors`` (Koren, Bell and
+    Volinsky 2009, "Matrix Factorization Techniques for Recommender Systems", equation 4).
     """
 
     def __init__(
@@ -117,12 +115,11 @@ class BiasedMF(FactorModel):
 class CollabFNet(FactorModel):
     """A small neural network in place of the dot product.
 
-    The user's and the item's vector are laid end to end and passed through one hidden layer.
-    `dropout` and `hidden_dropout` are the chances that a factor or one of the `n_hidden` units is
-    zeroed while training. With `biases`, `global_mean` and a bias for each user and item are
-    added, and the network's output starts at zero: it learns only what the biases leave over.
-    (He et al. 2017, "Neural Collaborative Filtering", section 3.3; what it is worth, Rendle et
-    al. 2020, "Neural Collaborative Filtering vs. Matrix Factorization Revisited".)
+    The user's and the item's vector are laid end to end and passed through one hidden layer. With
+    `biases`, `global_mean` and a bias for each user and item are added, and the network's output
+    starts at zero: it learns only what the biases leave over. (He et al. 2017, "Neural
+    Collaborative Filtering", section 3.3; what it is worth, Rendle et al. 2020, "Neural
+    Collaborative Filtering vs. Matrix Factorization Revisited".)
     """
 
     def __init__(
@@ -160,9 +157,8 @@ def svd_init(model: FactorModel, train: Any, scale: float = 0.1, seed: int = 0) 
 
     The 0/1 matrix of which cells are filled, each entry divided by the square roots of its row's
     and its column's counts, is split into singular vectors: directions in which users who watch
-    the same films lie together. A gradient step can only strengthen directions that are there, so
-    this start decides much of what is learned. The ratings themselves are not used. `scale` is
-    about the size of the leading factors' entries; `seed` is the solver's.
+    the same films lie together. The ratings themselves are not used. `scale` is about the size of
+    the leading factors' entries; `seed` is the solver's.
     """
     from scipy.sparse.linalg import svds  # here, because the models do without
 

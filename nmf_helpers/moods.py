@@ -1,7 +1,6 @@
 """Ratings of one sitting share a mood: what the time of a rating adds to Bayesian MF.
 
-A random split puts ratings of one sitting on both sides, so moods learned from the one half help
-with the other. In a window without training ratings there is nothing to learn from.
+A random split puts ratings of one sitting on both sides: moods learned from the one half help.
 """
 
 from collections.abc import Sequence
