@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import csr_array
 
 from nmf_helpers.checks import check_matrix, check_number, check_scores, nearest, pattern
 
@@ -26,20 +26,20 @@ _CHUNK_SCORES = 2**20  # held at once, 4 MiB of float32: memory does not grow wi
 def rmse(predictions: Any, ratings: Any, clip: tuple[float, float] | None = None) -> float:
     """Root of the mean squared error, in the unit of the ratings (stars).
 
-    Takes two arrays of shape (n,), or scores and a matrix (n_users, n_items), of which every entry
-    is predicted. Predictions outside `clip`, the (low, high) of the rating scale, are moved to its
-    ends first. Raises a TypeError for a table instead of a matrix, and a ValueError for shapes that
-    differ, no rating, NaN and infinity.
+    Takes two arrays of shape (n,), or a scorer and a matrix (n_users, n_items), of which every
+    entry is predicted. Predictions outside `clip`, the (low, high) of the rating scale, are moved
+    to its ends first. Raises a TypeError for a table instead of a matrix, and a ValueError for
+    shapes that differ, no rating, NaN and infinity.
     """
-    if hasattr(predictions, "predict") or issparse(ratings) or np.ndim(ratings) == 2:
-        scores, matrix = _check_against(predictions, "ratings", ratings, "ratings")
-        pairs, ratings = matrix.tocoo().coords, matrix.data
-        predictions = scores[pairs] if isinstance(scores, np.ndarray) else scores.predict(*pairs)
+    if hasattr(predictions, "predict"):
+        shape = getattr(predictions, "shape_", None)
+        matrix = check_matrix("ratings", ratings, shape, like_name="the scorer")
+        predictions, ratings = predictions.predict(*matrix.tocoo().coords), matrix.data
     predictions, ratings = (np.asarray(values, np.float64) for values in (predictions, ratings))
     if predictions.ndim != 1 or predictions.shape != ratings.shape:
         # (n, 1) against (n,) would broadcast to n² differences without a word.
         shapes = f"predictions {predictions.shape} and ratings {ratings.shape}"
-        raise ValueError(f"{shapes} must be 1-D and of one length: flatten them first by .ravel()")
+        raise ValueError(f"{shapes} must be 1-D and of one length, as .ravel() makes them")
     if not ratings.size:
         raise ValueError("ratings is empty: there is nothing to compare with")
     if not (np.isfinite(predictions).all() and np.isfinite(ratings).all()):
@@ -117,7 +117,9 @@ class _Ranks:
     """Where the test items of all evaluated users, user after user, stand among candidates."""
 
     def __init__(self, scores: Any, test: Any, exclude: Any) -> None:
-        scores, test = _check_against(scores, "test", test, "interactions")
+        scores = scores if hasattr(scores, "score_matrix") else np.asarray(scores)
+        shape = getattr(scores, "shape_", getattr(scores, "shape", None))
+        test = check_matrix("test", test, shape, "interactions", like_name="the scorer")
         self.shape, n_items = test.shape, test.shape[1]
         exclude = csr_array(test.shape) if exclude is None else exclude
         exclude = check_matrix("exclude", exclude, test, like_name="test", may_be_empty=True)
@@ -184,10 +186,3 @@ def _count(rows: np.ndarray, row: np.ndarray, values: np.ndarray, below: Callabl
         last = count + step - 1  # place of the last number, if there are so many more
         count += step * ((last < n) & below(rows[row, np.minimum(last, n - 1)], values))
     return count
-
-
-def _check_against(scores: Any, name: str, matrix: Any, kind: Any) -> tuple[Any, csr_array]:
-    """Return a scorer or an array, and the matrix that it is compared with, of the same shape."""
-    scores = scores if hasattr(scores, "score_matrix") else np.asarray(scores)
-    shape = getattr(scores, "shape_", getattr(scores, "shape", None))
-    return scores, check_matrix(name, matrix, shape, kind, like_name="the scorer")

@@ -175,6 +175,7 @@ def test_an_infinite_score_is_the_first_or_the_last_place_and_whole_numbers_are_
 
 
 ONES, TEST, NAN = np.ones((2, 3)), np.array([[0, 1, 1], [1, 0, 0]]), np.array([[np.nan, 9, 0]] * 2)
+MEAN = GlobalMean().fit(ONES)
 
 
 @pytest.mark.parametrize(
@@ -182,14 +183,14 @@ ONES, TEST, NAN = np.ones((2, 3)), np.array([[0, 1, 1], [1, 0, 0]]), np.array([[
     [
         (auc, (NAN, TEST), "scores of user 0 contain NaN"),
         (auc, (ONES, TEST, TEST[1:]), r"exclude has shape \(1, 3\), test \(2, 3\)"),
-        (rmse, (ONES, np.eye(3)), r"shape \(3, 3\), the scorer \(2, 3\): number users and"),
-        (per_user, (GlobalMean().fit(ONES), np.eye(2)), r"\(2, 2\), the scorer \(2, 3\): number"),
+        *((judge, (scorer, np.eye(3)), r"shape \(3, 3\), the scorer \(2, 3\): number users and")
+          for judge, scorer in ((auc, ONES), (per_user, MEAN), (rmse, MEAN))),
         # 16 · 16 is 0 in eight bits
         (auc, (ONES, 16 * TEST.astype("i1"), 16 * np.array([[1, 0, 0]] * 2, "i1")),
          r"1 entries are in test and in exclude \(user 1, item 0 for one\)"),
         (auc, (ONES, TEST[0]), r"test is int64 of shape .* not a users x items matrix"),
-        *((judge, (ONES, pd.DataFrame(TEST)), "is a table") for judge in (auc, rmse)),
-        *((judge, (ONES, 0 * TEST), "is empty") for judge in (auc, rmse)),
+        *((judge, (MEAN, pd.DataFrame(TEST)), "is a table") for judge in (auc, rmse)),
+        *((judge, (MEAN, 0 * TEST), "is empty") for judge in (auc, rmse)),
         (auc, (ONES, TEST, NAN), "exclude holds nan at user 0, item 0"),
         (auc, (ONES, -TEST), "test holds -1 .* a dislike is no interaction"),
         *((metric, (ONES, TEST, None, k), f"k must be .*at least 1 and at most 3, not {k!r}")
@@ -233,6 +234,5 @@ def test_rmse_of_a_scorer_is_taken_at_the_stored_entries():
     scores = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     # A stored zero is a rating of 0.
     ratings = sparse.csr_matrix(([2.0, 0.0, 5.0], ([0, 0, 1], [0, 2, 1])), shape=(2, 3))
-    for scorer in (scores, Lender(scores)):
-        assert rmse(scorer, ratings) == pytest.approx(math.sqrt((1 + 9 + 0) / 3))
-    assert rmse(scores, ratings.toarray()) == pytest.approx(math.sqrt(1 / 2))  # a 0 is nothing
+    assert rmse(Lender(scores), ratings) == pytest.approx(math.sqrt((1 + 9 + 0) / 3))
+    assert rmse(Lender(scores), ratings.toarray()) == pytest.approx(math.sqrt(1 / 2))  # of two
