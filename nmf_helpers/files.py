@@ -173,7 +173,8 @@ def check_ratings(
         column = df[name].infer_objects()
         codes: Any = slice(None)
         if not is_numeric_dtype(column):  # of texts look at each different one once
-            codes, different = pd.factorize(column.map(str).str.strip(), use_na_sentinel=False)
+            texts = column.astype(object).map(str).str.strip()
+            codes, different = pd.factorize(texts)
             column = pd.Series(different)
         values, good = READERS[name](column)
         result[name], good = values[codes], good[codes]

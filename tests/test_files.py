@@ -95,6 +95,8 @@ REFUSED = {  # name: (content, arguments, line, complaint)
         r"the first line holds no column names.*columns=\['userId', 'movieId', 'rating', 'timesta"),
     "names where none should be": (
         "user,item,stars\n1,2,3\n", {"columns": NAMES.split(",")}, 1, "rating .* is 'stars'"),
+    "RecBole's names": ("user_id:token,movieId,rating:float\n1,2,3\n", {}, 1,
+                        WHICH + "{'user_id:token': 'userId', 'rating:float': 'rating'}"),
     "other names": (
         "User-ID;ISBN;Book-Rating\n1;2;3\n", {}, 1,
         WHICH + "{'User-ID': 'userId', 'ISBN': 'movieId', 'Book-Rating': 'rating'}"),
@@ -197,7 +199,7 @@ def test_a_table_is_taken_whatever_the_types_of_its_columns(columns, values):
         ({"userId": pd.array([2**63], "UInt64")}, "userId must be a whole number"),
         ({"userId": np.array([2**24], "float32")}, "userId must be .* row 1"),  # 2**24 + 1 is, too
         ({"userId": ["nan"]}, "userId must be .*'nan' in row 1 of 1"),
-        ({"movieId": [None]}, "movieId must be"),
+        ({"movieId": pd.Categorical([None], categories=["a"])}, "movieId must be"),
         ({"rating": pd.array([pd.NA], "Float64")}, "rating must be a finite number"),
         ({"timestamp": [pd.NaT]}, "timestamp must be"),
     ],
