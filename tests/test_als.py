@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from planted import likes
-from scipy import sparse
 from scipy.optimize import minimize
 from scorers import ScorerContract
 
-from nmf_helpers.als import ImplicitALS, normal_equations
+from nmf_helpers.als import ImplicitALS
 
 SMALL = {"n_factors": 3, "l2": 0.5}
 
@@ -32,21 +31,6 @@ def objective(model, train, u, v, p=0.0):
         ((1 - scores) ** 2)[liked].sum() + (zeros[:, None] * scores**2).sum()
         + (l2[0] * (u**2).sum(1)).sum() + (l2[1] * ((v - p) ** 2).sum(1)).sum()
     )  # fmt: skip
-
-
-def test_the_normal_equations_are_those_of_least_squares():
-    rng = np.random.default_rng(0)
-    weights = sparse.random_array((4, 6), density=0.6, format="csr", rng=rng)
-    v, y, mean = rng.normal(size=(6, 2)), rng.normal(size=weights.nnz), rng.normal(size=(4, 2))
-    precision = np.array([[2.0, 0.5], [0.5, 1.0]])
-    a, b = normal_equations(weights, y, v, precision, mean @ precision)
-    targets = sparse.csr_array((y, weights.indices, weights.indptr), weights.shape).toarray()
-    for row in range(4):
-        w, root = np.sqrt(weights.toarray()[row]), np.linalg.cholesky(precision).T
-        left = np.vstack([w[:, None] * v, root])
-        right = np.concatenate([w * targets[row], root @ mean[row]])
-        expected = np.linalg.lstsq(left, right, rcond=None)[0]
-        np.testing.assert_allclose(np.linalg.solve(a[row], b[row]), expected)
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -43,9 +43,6 @@ def one_by_one(model, users, items):
     return [model(torch.tensor([u]), torch.tensor([i])).item() for u, i in pairs]
 
 
-# --- What all models promise ------------------------------------------------------------------
-
-
 def test_a_batch_of_one_is_still_a_batch(model):
     assert model(torch.tensor([3]), torch.tensor([3])).shape == (1,)
     nobody = torch.tensor([], dtype=torch.long)
@@ -95,9 +92,6 @@ def test_an_impossible_size_is_refused_by_name(build):
             build(**{name: size})
     with pytest.raises(ValueError, match="use a smaller n_factors"):
         build(n_factors=10**18)
-
-
-# --- What each model computes -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
