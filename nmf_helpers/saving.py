@@ -41,9 +41,8 @@ def write(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
         writer = left.name.split(".")[-3]  # what a process that was killed has left behind
         if writer.isdecimal() and not psutil.pid_exists(int(writer)):
             shutil.rmtree(left, ignore_errors=True)
-    own = {"prefix": f"{path.name}.{os.getpid()}.", "suffix": ".part", "dir": path.parent}
-    with tempfile.TemporaryDirectory(**own) as folder:
-        new = Path(folder) / path.name
+    with tempfile.TemporaryDirectory(".part", f"{path.name}.{os.getpid()}.", path.parent) as own:
+        new = Path(own) / path.name
         new.write_bytes(data.getbuffer())
         read(new)
         new.replace(path)  # atomic: a reader sees the old file or the new one
