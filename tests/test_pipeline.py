@@ -53,13 +53,14 @@ def test_fitting_beats_a_table_of_biases_where_there_is_more_to_know():
 
 
 def test_each_epoch_is_recorded_and_what_is_recorded_is_what_the_metrics_say():
-    fitted = build().fit()
+    fitted = build(init_std=1.0).fit()  # so that some predictions leave the scale
     frame, predictions = fitted.history.to_frame(), fitted.score_matrix()[TEST.nonzero()]
     assert list(frame.columns) == ["train_loss", "holdout_loss", "holdout_rmse", "seconds"]
     last = dict(frame.loc[6])
     assert last["holdout_loss"] == pytest.approx(rmse(predictions, TEST.data) ** 2, rel=1e-5)
     clipped = predictions.clip(TRAIN.data.min(), TRAIN.data.max())
     assert last["holdout_rmse"] == pytest.approx(rmse(clipped, TEST.data), rel=1e-5)
+    assert last["holdout_rmse"] < last["holdout_loss"] ** 0.5 - 0.01
 
     ranked = build_ranking().fit()
     expected = metrics.evaluate(ranked, LIKED_TEST, exclude=LIKED, metrics=ranked.metrics)
@@ -358,6 +359,12 @@ def test_a_setting_changed_between_epochs_counts_from_the_next(optimizer):
     np.testing.assert_allclose(running.fit().score_matrix(), before, atol=1e-6)
     running.lr, running.n_epochs = 0.01, 3
     assert abs(running.fit().score_matrix() - before).max() > 0.01
+
+
+def test_a_linear_schedule_falls_in_equal_steps():
+    running = build(lr=0.004, lr_schedule="linear", n_epochs=4)
+    rates = [running._step.optimizer.param_groups[0]["lr"] for _ in running.epochs()]
+    assert rates == pytest.approx([0.004, 0.003, 0.002, 0.001])
 
 
 def test_what_was_decided_when_the_pipeline_was_built_cannot_be_changed():
