@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from nmf_helpers.checks import Scorer, check_matrix, check_memory, check_number, pattern
 
 
-class FactorModel(Scorer, nn.Module):
-    """What the models share: a vector for every user and item, which each combines in its way.
+class MF(Scorer, nn.Module):
+    """Matrix factorization: a rating is the dot product of a user's and an item's vector.
 
     ``forward(users, items)`` takes integer tensors, and returns scores of the shape to which they
-    broadcast. The vectors start from a normal distribution of mean `init_mean` and deviation
-    `init_std`. With `sparse`, gradients hold only the rows of the batch.
+    broadcast. The vectors start from a normal distribution of mean `init_mean`, positive because
+    nothing but the dot product can make an average rating of 3.5, and deviation `init_std`. With
+    `sparse`, gradients hold only the rows of the batch.
     """
 
     def __init__(
-        self, n_users: int, n_items: int, n_factors: int,
-        init_mean: float, init_std: float, sparse: bool,
+        self, n_users: int, n_items: int, n_factors: int = 100, *,
+        init_mean: float = 0.025, init_std: float = 0.015, sparse: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         for name, size in {"n_users": n_users, "n_items": n_items, "n_factors": n_factors}.items():
@@ -38,13 +39,17 @@ class FactorModel(Scorer, nn.Module):
         self.item_bias = _normal(self.n_items, 1, 0.0, 0.0, sparse)
         self.register_buffer("global_mean", torch.tensor(float(global_mean)))
 
-    def _scores(self, users: np.ndarray) -> np.ndarray:
-        return ask(self, self._score_rows, users)
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the score of each pair, shape (batch,)."""
+        p = self.user_factors(users)  # (batch, factors)
+        q = self.item_factors(items)  # (batch, factors)
+        return (p * q).sum(-1)  # (batch,)
 
     def _score_rows(self, users: Tensor) -> Tensor:
-        items = torch.arange(self.n_items, device=users.device)
-        # A few users at a time, so that the intermediate layers stay small.
-        return torch.cat([self(chunk[:, None], items) for chunk in users.split(16)])
+        return self.user_factors(users) @ self.item_factors.weight.T  # (users, items)
+
+    def _scores(self, users: np.ndarray) -> np.ndarray:
+        return ask(self, self._score_rows, users)
 
     def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         return ask(self, self, users, items)
@@ -62,29 +67,7 @@ def ask(model: nn.Module, function: Callable[..., Tensor], *ids: np.ndarray) -> 
         model.train(training)
 
 
-class MF(FactorModel):
-    """Matrix factorization: a rating is the dot product of a user's and an item's vector.
-
-    `init_mean` is positive because nothing but the dot product can make an average rating of 3.5.
-    """
-
-    def __init__(
-        self, n_users: int, n_items: int, n_factors: int = 100, *,
-        init_mean: float = 0.025, init_std: float = 0.015, sparse: bool = False,
-    ) -> None:  # fmt: skip
-        super().__init__(n_users, n_items, n_factors, init_mean, init_std, sparse)
-
-    def forward(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the score of each pair, shape (batch,)."""
-        p = self.user_factors(users)  # (batch, factors)
-        q = self.item_factors(items)  # (batch, factors)
-        return (p * q).sum(-1)  # (batch,)
-
-    def _score_rows(self, users: Tensor) -> Tensor:
-        return self.user_factors(users) @ self.item_factors.weight.T  # (users, items)
-
-
-class BiasedMF(FactorModel):
+class BiasedMF(MF):
     """Matrix factorization with a bias for each user and item, around a mean that is given.
 
     ``score = global_mean + user_bias + item_bias + user_factors · item_factors`` (Koren, Bell and
@@ -95,7 +78,8 @@ class BiasedMF(FactorModel):
         self, n_users: int, n_items: int, n_factors: int = 100, *, global_mean: float = 0.0,
         dropout: float = 0.0, init_mean: float = 0.0, init_std: float = 0.01, sparse: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(n_users, n_items, n_factors, init_mean, init_std, sparse)
+        start: Any = {"init_mean": init_mean, "init_std": init_std, "sparse": sparse}
+        super().__init__(n_users, n_items, n_factors, **start)
         self.add_biases(global_mean, sparse)
         self.dropout = nn.Dropout(dropout)
 
@@ -108,11 +92,11 @@ class BiasedMF(FactorModel):
         return self.global_mean + bias.squeeze(-1) + (p * q).sum(-1)  # (batch,)
 
     def _score_rows(self, users: Tensor) -> Tensor:
-        match = self.user_factors(users) @ self.item_factors.weight.T  # (users, items)
+        match = super()._score_rows(users)  # (users, items)
         return self.global_mean + self.user_bias(users) + self.item_bias.weight.T + match
 
 
-class CollabFNet(FactorModel):
+class CollabFNet(MF):
     """A small neural network in place of the dot product.
 
     The user's and the item's vector are laid end to end and passed through one hidden layer. With
@@ -127,7 +111,7 @@ class CollabFNet(FactorModel):
         n_hidden: int = 10, dropout: float = 0.1, hidden_dropout: float = 0.0,
         biases: bool = False, global_mean: float = 0.0, init_std: float = 0.05,
     ) -> None:  # fmt: skip
-        super().__init__(n_users, n_items, n_factors, 0.0, init_std, sparse=False)
+        super().__init__(n_users, n_items, n_factors, init_mean=0.0, init_std=init_std)
         self.dropout, self.hidden_dropout = nn.Dropout(dropout), nn.Dropout(hidden_dropout)
         self.hidden = nn.Linear(2 * n_factors, n_hidden)
         self.output = nn.Linear(n_hidden, 1)
@@ -150,9 +134,14 @@ class CollabFNet(FactorModel):
             x = x + self.global_mean + bias.squeeze(-1)
         return x
 
+    def _score_rows(self, users: Tensor) -> Tensor:
+        items = torch.arange(self.n_items, device=users.device)
+        # A few users at a time, so that the hidden layer stays small.
+        return torch.cat([self(chunk[:, None], items) for chunk in users.split(16)])
+
 
 @torch.no_grad()
-def svd_init(model: FactorModel, train: Any, scale: float = 0.1, seed: int = 0) -> None:
+def svd_init(model: MF, train: Any, scale: float = 0.1, seed: int = 0) -> None:
     """Start the factors from *who rated what* instead of from noise.
 
     The 0/1 matrix of which cells are filled, each entry divided by the square roots of its row's

@@ -305,7 +305,7 @@ class Pipeline(Scorer):
         return self.model.score_matrix(users) * self.rating_unit
 
     def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        return models.FactorModel._pairs(self.model, users, items) * self.rating_unit
+        return models.ask(self.model, self.model, users, items) * self.rating_unit
 
     def rmse(self, matrix: Any) -> float:
         """Return the RMSE over a matrix's entries, predictions clipped to the training range."""
