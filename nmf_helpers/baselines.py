@@ -86,7 +86,7 @@ class BiasRidge(GlobalMean):
 
     This is fair to an item that only severe users rated, and the bias of an item rated once stays
     small: `user_reg` (`item_reg`) works like that many more ratings that equal μ. The defaults
-    suit MovieLens. (Koren 2008, "Factorization Meets the Neighborhood", equation 3.)
+    suit MovieLens. (After Koren 2008, "Factorization Meets the Neighborhood".)
     """
 
     user_reg: Positive = 5.0

@@ -71,7 +71,7 @@ class BiasedMF(MF):
     """Matrix factorization with a bias for each user and item, around a mean that is given.
 
     ``score = global_mean + user_bias + item_bias + user_factors · item_factors`` (Koren, Bell and
-    Volinsky 2009, "Matrix Factorization Techniques for Recommender Systems", equation 4).
+    Volinsky 2009, "Matrix Factorization Techniques for Recommender Systems").
     """
 
     def __init__(

@@ -31,9 +31,8 @@ class RowSGD:
     """Stochastic gradient descent on the rows that a batch touched, and only on those.
 
     ``row -= lr * (gradient + weight_decay * row)``, once for every time the row occurs in the
-    batch: a film with a thousand ratings is decayed a thousand times an epoch, as the penalty of
-    Koren et al. (2009), equation 5, which sums over ratings. Dense parameters take an ordinary
-    step. `lr` is that of one sample if the loss is summed.
+    batch: an item with a thousand ratings is decayed a thousand times an epoch, as in Surprise's
+    SVD. Dense parameters take an ordinary step. `lr` is that of one sample if the loss is summed.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0):
