@@ -58,13 +58,13 @@ class Chart(Figure):
         """Add axes, as `Figure.subplots` does, in the style of the course."""
         return super().subplots(*args, **kwargs)
 
-    @as_written()
     def png(self, anew: bool = True) -> bytes:
         """Return the picture as the bytes of a PNG file; not `anew`, only `moving` is drawn."""
         if anew or self._background is None:
             for text in self.findobj(Text):  # a dollar sign is a dollar sign, with LaTeX or not
                 text.set(usetex=False, parse_math=False, fontfamily="DejaVu Sans")
-            self.canvas.draw()
+            with as_written():  # takes a millisecond itself
+                self.canvas.draw()
             self._background = self.canvas.copy_from_bbox(self.bbox)  # type: ignore[assignment]
         self.canvas.restore_region(self._background)
         for artist in self.moving:
