@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from difflib import get_close_matches
 from functools import partial
-from itertools import count
 from threading import RLock
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
@@ -244,13 +243,13 @@ class Pipeline(Scorer):
             return {"lr": lr, "weight_decay": self.weight_decay, "batch_size": self.batch_size}
 
         loader = self._loader(self.train_part, None, self.batch_size, self._generator)
-        first = len(self.history) + 1
         if self.n_workers:
             yield from train_hogwild(
-                self.model, loader.dataset, self._make_step, n_workers=self.n_workers,
-                rates=rates, start_epoch=first, evaluate=evaluate, seed=self.seed,
+                self.model, loader.dataset, self._make_step, n_workers=self.n_workers, rates=rates,
+                start_epoch=len(self.history) + 1, evaluate=evaluate, seed=self.seed,
             )  # fmt: skip
-        for epoch in count(first):
+        while True:
+            epoch = len(self.history) + 1
             training.set_rates(self._step, loader, **rates(epoch))
             yield training.train_epoch(self.model, loader, self._step, epoch, evaluate)
 

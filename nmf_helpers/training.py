@@ -15,7 +15,7 @@ from nmf_helpers.interactions import Batch
 
 Step = Callable[[nn.Module, Batch], Tensor]  # takes a step, returns the batch's mean loss before
 Loss = Callable[..., Tensor]
-Evaluate = Callable[[nn.Module], Mapping[str, Any]]
+Evaluate = Callable[[nn.Module], Mapping[str, Any]] | None
 LrSchedule = Literal["constant", "linear"]
 
 
@@ -103,7 +103,7 @@ class GradientStep:
 
 def train(
     model: nn.Module, batches: Iterable[Batch], step: Step | None = None, *, n_epochs: int = 10,
-    start_epoch: int = 1, lr_schedule: LrSchedule = "constant", evaluate: Evaluate | None = None,
+    start_epoch: int = 1, lr_schedule: LrSchedule = "constant", evaluate: Evaluate = None,
     **settings: Any,
 ) -> Generator[Record, None, None]:  # fmt: skip
     """Train a model for the epochs `start_epoch` … `n_epochs`, yielding a record after each.
@@ -139,9 +139,8 @@ def set_rates(step: Any, loader: Any, batch_size: int, **rates: float) -> None:
 
 
 def train_epoch(
-    model: nn.Module, batches: Iterable[Batch], step: Step, epoch: int,
-    evaluate: Evaluate | None = None,
-) -> Record:  # fmt: skip
+    model: nn.Module, batches: Iterable[Batch], step: Step, epoch: int, evaluate: Evaluate = None
+) -> Record:
     """Walk all batches once, a step for each, and return the epoch's record, as in `train`."""
     start = time.perf_counter()
     model.train()
