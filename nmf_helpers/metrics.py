@@ -125,11 +125,9 @@ class _Ranks:
         exclude = check_matrix("exclude", exclude, test, like_name="test", may_be_empty=True)
         both = (test * pattern(exclude)).tocoo()
         for user, item in zip(*both.coords, strict=True):
-            raise ValueError(
-                f"{both.nnz} entries are in test and in exclude (user {user}, item {item} for "
-                "one). What is excluded is not ranked, so it cannot be tested: make the two "
-                "disjoint (see leave_n_out), or leave exclude out to rank everything"
-            )
+            where = f"in test and in exclude (user {user}, item {item} for one)"
+            way_out = "make the two disjoint, as leave_n_out does, or leave exclude out"
+            raise ValueError(f"{both.nnz} entries are {where}: {way_out}")
         users = np.flatnonzero(np.diff(test.indptr))
         n_rows, parts = max(1, _CHUNK_SCORES // n_items), []
         for chunk in np.split(users, range(n_rows, len(users), n_rows)):

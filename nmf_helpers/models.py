@@ -165,11 +165,10 @@ def svd_init(model: MF, train: Any, scale: float = 0.1, seed: int = 0) -> None:
         table.weight[:, :k] = torch.from_numpy(scale * np.sqrt(len(vectors)) * vectors * s)
 
 
-def _normal(n_rows: int, n_columns: int, mean: float, std: float, sparse: bool) -> nn.Embedding:
-    """Return an embedding that starts from a normal distribution (PyTorch's own is N(0, 1))."""
+def _normal(n: int, k: int, mean: float, std: float, sparse: bool) -> nn.Embedding:
+    """Return n rows of k that start from a normal distribution (PyTorch's own is N(0, 1))."""
     check_number("init_std", std, at_least=0)
-    size = f"a table of {n_rows} × {n_columns} numbers"
-    check_memory(size, 4 * n_rows * n_columns, "use a smaller n_factors")
-    embedding = nn.Embedding(n_rows, n_columns, sparse=sparse)
+    check_memory(f"a table of {n} × {k} numbers", 4 * n * k, "use a smaller n_factors")
+    embedding = nn.Embedding(n, k, sparse=sparse)
     nn.init.normal_(embedding.weight, mean, std)
     return embedding

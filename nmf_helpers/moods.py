@@ -10,7 +10,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy.sparse import csr_array
 
-from nmf_helpers.checks import check_matrix
+from nmf_helpers.checks import check_matrix, pattern
 
 Array = np.ndarray
 
@@ -24,8 +24,7 @@ class Moods:
 
     def __init__(self, train: csr_array, times: Any, widths: Sequence[int]) -> None:
         times = check_matrix("times", times, like=train)
-        places = (times.indptr, times.indices), (train.indptr, train.indices)
-        if not all(map(np.array_equal, *places)):
+        if (pattern(times) != pattern(train)).nnz:
             wanted = f"not in the places of the {train.nnz} of train: give one for each, no others"
             raise ValueError(f"times has {times.nnz} entries, {wanted}")
         user, seconds = train.tocoo().row, check_seconds(times.data, train.nnz)
