@@ -45,9 +45,9 @@ class Pipeline(Scorer):
       is not given, `dropout` too, is the model's own. The attribute is what it built.
     - `init` "normal" starts from noise of the model's ``init_std``; "svd" from who rated what, at
       size `svd_scale`.
-    - `lr` is that of one sample, as losses are summed over the batch; "linear" lets it fall to
-      nearly zero. An `optimizer`, one of `nmf_helpers.training.OPTIMIZERS` or a class, has to take
-      sparse gradients if they are `sparse`.
+    - `lr` is that of one sample, as losses are summed over the batch; `lr_schedule` "linear" lets
+      it fall to nearly zero. An `optimizer`, one of `nmf_helpers.training.OPTIMIZERS` or a class,
+      has to take sparse gradients if they are `sparse`.
     - `loss` is "mse" for ratings; "bpr" or "squared_sigmoid" to rank pairs; or a function of
       prediction and target, of the difference of scores if it has an attribute ``pairwise = True``.
     - `step` "by_hand" takes the steps of BPR in about half the time of "autograd".

@@ -207,14 +207,11 @@ def test_a_run_that_was_stopped_and_loaded_is_the_run_that_was_not(make, tmp_pat
 
 
 @pytest.mark.parametrize("every", [1, 4])
-def test_checkpoints_are_written_every_few_epochs_and_at_the_end(every, tmp_path, monkeypatch):
-    saved, save = [], Pipeline.save
-    monkeypatch.setattr(
-        Pipeline, "save", lambda self, path: (saved.append(len(self.history)), save(self, path))
-    )
-    fitted = build().fit(tmp_path / "run.pt", every=every)
+def test_checkpoints_are_written_every_few_epochs_and_at_the_end(every, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Pipeline, "save", lambda self, path: saved.append(len(self.history)))
+    build().fit("run.pt", every=every)
     assert saved == [0, *range(every, 7, every), 6]
-    same_run(Pipeline.load(tmp_path / "run.pt"), fitted)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_known_before_training(tmp_path):
@@ -281,6 +278,8 @@ def test_nan_leaves_a_pipeline_by_no_door():
         ({"device": "cude"}, "did you mean 'cuda'"),
         ({"device": "cuda", "n_workers": 1}, "needs a GPU and n_workers=0"),
         ({"n_factors": 10**18}, "use a smaller n_factors"),
+        ({"model": MF}, "MF.* 'dropout'"),
+        ({"model": CollabFNet, "sparse": True}, "CollabFNet.* 'sparse'"),
         *(
             ({name: value}, f"{name} must be")
             for name, *values in (
@@ -294,14 +293,8 @@ def test_nan_leaves_a_pipeline_by_no_door():
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_refused_with_the_way_out(settings, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((ValueError, TypeError), match=says):
         build(**settings)
-
-
-def test_options_that_a_model_does_not_have_are_refused():
-    for model, option in ((MF, "dropout"), (CollabFNet, "sparse")):
-        with pytest.raises(TypeError, match=f"{model.__name__}.* '{option}'"):
-            build(model=model, **{"dropout": None, option: 1})
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -316,13 +309,14 @@ def test_a_gpu_trains_as_well(make, tmp_path):
     np.testing.assert_array_equal(loaded.score_matrix(), fitted.score_matrix())
 
 
-TABLE = pd.DataFrame({"userId": [1], "movieId": [2], "rating": [3]})
-
-
 @pytest.mark.parametrize(
     ("data", "error", "says"),
     [
-        ({"holdout": TABLE}, TypeError, "holdout is a table .*interaction_matrix"),
+        (
+            {"holdout": pd.DataFrame({"userId": [1]})},
+            TypeError,
+            "holdout is a table .*interaction_matrix",
+        ),
         ({"holdout": TEST[:59]}, ValueError, r"holdout has shape \(59, 40\), train \(60, 40\)"),
         ({"holdout": TRAIN}, ValueError, "entries of holdout are in train as well"),
         ({"evaluate_on": TEST}, TypeError, "takes parts by name"),

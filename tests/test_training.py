@@ -11,7 +11,7 @@ from nmf_helpers.bpr import BPRStep
 from nmf_helpers.history import History
 from nmf_helpers.losses import bpr_loss
 from nmf_helpers.models import MF, BiasedMF
-from nmf_helpers.training import OPTIMIZERS, Diverged, GradientStep, batch_loss, mean_loss, train
+from nmf_helpers.training import OPTIMIZERS, Diverged, GradientStep, mean_loss, train
 
 PAIRS = torch.tensor([0, 1, 1, 2, 1]), torch.tensor([2, 0, 0, 1, 3])
 TARGET = torch.tensor([4.0, 1.0, 3.0, 2.0, 5.0])
@@ -170,14 +170,6 @@ def test_summed_gradients_are_those_of_the_mean_times_the_batch():
         trained(small_model(), optimizer="sgd", lr=0.01, reduction="sum"),
         trained(small_model(), optimizer="sgd", lr=0.05),
     )
-
-
-def test_a_pairwise_loss_is_given_the_difference_of_two_scores():
-    model = small_model()
-    users, items = PAIRS
-    value = batch_loss(model, ((users, (items, items.flip(0))), TARGET), bpr_loss)
-    difference = model(users, items) - model(users, items.flip(0))
-    torch.testing.assert_close(value, bpr_loss(difference))
 
 
 def test_a_column_of_predictions_against_a_row_of_targets_is_refused():
