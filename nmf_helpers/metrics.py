@@ -54,7 +54,7 @@ def auc(scores: Any, test: Any, exclude: Any = None) -> float:
 
 
 def precision_at_k(scores: Any, test: Any, exclude: Any = None, k: int = 10) -> float:
-    """Part of `k` places that test items take: divided by `k` even if there are fewer of them."""
+    """Part of the first `k` places that test items take, be there so many candidates or not."""
     return float(_Ranks(scores, test, exclude).metric("precision", k).mean())
 
 
