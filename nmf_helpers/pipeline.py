@@ -72,7 +72,7 @@ class Pipeline(Scorer):
         rating_unit: takes.Positive = 1.0, n_epochs: takes.Natural = 10,
         metrics: Sequence[str] = (), patience: takes.Count = None,
         validation_fraction: takes.Fraction = 0.1, n_workers: takes.Natural = 0,
-        seed: takes.Seed = 0, device: Literal["auto", "cpu", "cuda"] = "auto",
+        seed: takes.Seed = 0, device: Literal["auto", "cpu", "cuda"] = "cpu",
         verbose: bool = False, **model_options: Any,
     ) -> None:  # fmt: skip
         given = locals()
