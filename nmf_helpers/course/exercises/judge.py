@@ -60,12 +60,7 @@ EXERCISES: dict[str, Exercise] = {}
 
 
 def case(
-    name: str,
-    *inputs: Any,
-    want: Any = ...,
-    why: str = "",
-    given: str = "",
-    look: Callable | None = None,
+    name: str, *inputs: Any, want: Any = ..., why: str = "", given: str = "", look: Any = None
 ) -> Callable:
     """Decorate the solution of an exercise: add a case on which answers are tried.
 
@@ -87,12 +82,14 @@ def case(
         except error:
             return
         except Exception as stop:  # whatever a reader's code can do must not end her notebook
-            reason = f"{type(stop).__name__}: {stop}".rstrip(".")
-            raise Different(f"Given {words}, it stopped with {reason}.") from stop
-        if error or not same(got, wanted):
+            happened = f"it stopped with {type(stop).__name__}: {stop}".rstrip(": .")
+        else:
+            if not error and same(got, wanted):
+                return
             said = (getattr(look, "__doc__", "") or "yours returned").removeprefix("Return ")
-            expected = f"{show(wanted)}: {why}" if why else show(wanted)
-            raise Different(f"Given {words}, {said.rstrip('.')} {show(got)}. Expected {expected}.")
+            happened = f"{said.rstrip('.')} {show(got)}"
+        expected = f"{show(wanted)}: {why}" if why else show(wanted)
+        raise Different(f"Given {words}, {happened}. Expected {expected}.")
 
     def add(solution: Any) -> Any:
         EXERCISES.setdefault(name, Exercise(solution, [])).cases.insert(0, judge)

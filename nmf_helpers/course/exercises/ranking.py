@@ -171,10 +171,11 @@ def break_even(start_up, alone, together):
 
 
 def walked(worker):
-    """Return the entries walked again, those never walked, and whether rank 0 repeats itself are"""
+    """Return the entries walked again, those never walked, and if rank 0 repeats its shuffle are"""
     orders = [numbers(worker(rank)) for rank in (0, 1, 2, 3, 0)]
     found = np.concatenate(orders[:4])
-    different, steady = len(np.unique(found)), np.array_equal(orders[0], orders[4])
+    different, shuffled = len(np.unique(found)), bool((np.diff(orders[0]) < 0).any())
+    steady = shuffled and np.array_equal(orders[0], orders[4])
     return len(found) - different, int(found.max()) + 1 - different, steady
 
 
