@@ -28,7 +28,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.random import Generator
 from scipy.sparse import coo_array, csr_array
-from scipy.stats import wishart
 
 from nmf_helpers import checks as takes
 from nmf_helpers.als import check_features, normal_equations
@@ -185,6 +184,8 @@ class _Side:
         Λ | θ ~ Wishart with n + d degrees of freedom, inverse scale I + θᵀ (X Xᵀ + 1)⁻¹ θ;
         F | θ, Λ ~ Normal, Qᵀ F having mean s/(s+1) Qᵀ θ and covariance s/(s+1) Λ⁻¹.
         """
+        from scipy.stats import wishart  # here, as it takes as long as all else that is imported
+
         n, d = theta.shape
         z: Array = self.q.T @ theta  # (rank, d)
         explained = self.explained[:, None]
