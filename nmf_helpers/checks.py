@@ -1,7 +1,5 @@
 """What all parts of the package refuse in one voice, and how every scorer is asked."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Iterable
@@ -37,11 +35,7 @@ def check_number(name: str, value: Any, *, whole: bool = False, **limits: float)
 
 
 def check_ids(name: str, ids: Any, n: int) -> np.ndarray:
-    """Return row or column numbers as int64, shape (len(ids),).
-
-    Raises a ValueError if they are not one-dimensional, a TypeError if they are not whole
-    numbers, an IndexError if they are not all in 0 … n - 1.
-    """
+    """Return row or column numbers as int64, shape (len(ids),); refuse any not in 0 … n - 1."""
     ids = np.asarray(ids)
     if ids.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, not of shape {ids.shape}")
@@ -55,25 +49,18 @@ def check_ids(name: str, ids: Any, n: int) -> np.ndarray:
 
 
 def check_matrix(
-    what: str,
-    matrix: Any,
-    like: Any = None,
-    kind: Literal["ratings", "interactions"] = "ratings",
-    *,
-    like_name: str = "the training matrix",
-    may_be_empty: bool = False,
-) -> sp.csr_array:
+    what: str, matrix: Any, like: Any = None, kind: Literal["ratings", "interactions"] = "ratings",
+    *, like_name: str = "the training matrix", may_be_empty: bool = False,
+) -> sp.csr_array:  # fmt: skip
     """Return a users x items matrix as CSR with sorted rows; the one gate that all matrices pass.
 
     In an array a 0 means "nothing there", in a sparse matrix a stored 0 is a rating of 0; among
     interactions it is dropped. `like` is a matrix or a shape to agree with, called `like_name`.
-    Refused, as a TypeError or ValueError that calls the matrix `what`, are a table, what is no
-    matrix of numbers, another shape, NaN or infinity, a number below 0 among interactions, and a
-    matrix without entries.
+    TypeError or ValueError, calling the matrix `what`: a table; no matrix of numbers; another
+    shape; NaN or infinity; a number below 0 among interactions; no entries.
     """
     is_table = hasattr(matrix, "columns")
-    if not (is_table or sp.issparse(matrix)):
-        matrix = np.asarray(matrix)
+    matrix = matrix if is_table or sp.issparse(matrix) else np.asarray(matrix)
     if is_table or matrix.ndim != 2 or matrix.dtype.kind not in "buif":
         name = type(matrix).__name__
         found = f"a table ({name})" if is_table else f"{matrix.dtype} of shape {matrix.shape}"
@@ -101,14 +88,11 @@ def check_matrix(
 
 
 def _check_entries(what: str, csr: sp.csr_array, kind: str) -> None:
-    bad = ~np.isfinite(csr.data)
-    if kind == "interactions":
-        bad |= csr.data < 0
+    bad = ~np.isfinite(csr.data) | ((csr.data < 0) & (kind == "interactions"))
     if bad.any():
         row, column, value = (part[bad][0] for part in (*csr.tocoo().coords, csr.data))
-        way_out = "remove those entries first"
-        if -np.inf < value < 0:
-            way_out = "a dislike is no interaction. Keep the likes: matrix.multiply(matrix > 0)"
+        dislike = "a dislike is no interaction. Keep the likes: matrix.multiply(matrix > 0)"
+        way_out = dislike if -np.inf < value < 0 else "remove those entries first"
         place = f"user {row}, item {column} ({bad.sum()} such entries)"
         raise ValueError(f"{what} holds {value:g} at {place}: {way_out}")
 
@@ -151,7 +135,7 @@ class Scorer:
     A subclass sets ``shape_``, (n_users, n_items), once it can score, and writes
     ``_scores(users)``, and ``_pairs(users, items)`` where single scores are cheaper than whole
     rows. RuntimeError: asked before that. ValueError: scores that are NaN, or do not fit in
-    memory. For ids as `check_ids`.
+    memory; ids not in one dimension. TypeError: ids that are not whole. IndexError: out of range.
     """
 
     shape_: tuple[int, int]

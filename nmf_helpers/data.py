@@ -9,6 +9,7 @@ as one sparse users x movies matrix (:func:`interaction_matrix`).
 import warnings
 from collections.abc import Hashable
 from io import BytesIO
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +30,25 @@ def load_ratings(
 ) -> pd.DataFrame:
     """Load a ratings table: one of two datasets, or a file of your own.
 
+    - `name`: ``"latest-small"`` comes with this package: 100,004 ratings by 671 users of 9,066
+      movies, half stars from 0.5 to 5. ``"100k"`` is fetched once and kept: 100,000 ratings by 943
+      users of 1,682 movies, whole stars from 1 to 5 (Harper and Konstan, "The MovieLens Datasets",
+      ACM TiiS 5(4), 2015). Or the path of a file: text with a comma, semicolon, tab or ``::``
+      between columns, packed or not, or Parquet.
+    - `columns`, for other column names, are yours and ours: ``{"user": "userId", "isbn": "movieId",
+      "stars": "rating"}``; for a file without names, ours in the file's order, None for one to
+      leave out: ``["userId", "movieId", "rating", None, "timestamp"]``.
+    - `reading` is what a file doesn't show: ``sep`` between columns; ``encoding``, such as
+      ``"latin-1"``; and which of two ratings of one movie by one user to ``keep``, ``"first"`` or
+      ``"last"`` (they are refused otherwise).
+
     Other columns are left out; types are as by :func:`check_ratings`, rows in the file's order.
     ValueError or OSError: no such name or file; a file that can't be read without doubt (the
     message says where, why, and what to write); or ``"100k"`` can't be fetched.
-
-    Parameters
-    ----------
-    name
-        ``"latest-small"``, which comes with this package: 100,004 ratings by 671 users of 9,066
-        movies, half stars from 0.5 to 5. ``"100k"``, fetched once and kept: 100,000 ratings by 943
-        users of 1,682 movies, whole stars from 1 to 5 (Harper and Konstan, "The MovieLens
-        Datasets", ACM TiiS 5(4), 2015). Or the path of a file: text with a comma, semicolon, tab
-        or ``::`` between columns, packed or not, or Parquet.
-    columns
-        For other column names, yours and ours: ``{"user": "userId", "isbn": "movieId", "stars":
-        "rating"}``. For a file without column names, ours in the file's order, None for a column
-        to leave out: ``["userId", "movieId", "rating", None, "timestamp"]``.
-    **reading
-        What a file of your own doesn't show: ``sep`` between columns; ``encoding``, such as
-        ``"latin-1"``; and which of two ratings of one movie by one user to ``keep``, ``"first"``
-        or ``"last"`` (they are refused otherwise).
     """
-    path = Path(name)
+    if not isinstance(name, str | PathLike):
+        given = f"a {type(name).__name__}: check_ratings(df) takes a table that is loaded already"
+        raise TypeError(f"load_ratings takes a dataset's name or a file's path, not {given}")
     if name in DATASETS and (columns or reading):
         raise ValueError(f"{name} is read as it is; columns= and others are for a file of your own")
     if name == "latest-small":
@@ -58,9 +56,10 @@ def load_ratings(
     if name == "100k":
         u_data = BytesIO(fetch_100k().ratings)
         return check_ratings(pd.read_csv(u_data, sep="\t", header=None, names=COLUMNS))
-    if not (path.suffix or path.expanduser().exists() or path.parent.name):
+    path = Path(name).expanduser()
+    if not (path.suffix or path.exists() or path.parent.name):
         nearest('dataset (a file needs a path such as "my.csv")', str(name), DATASETS)
-    return read_ratings(name, columns, **reading)
+    return read_ratings(path, columns, **reading)
 
 
 def load_movies(name: str = "latest-small") -> pd.DataFrame:
@@ -80,15 +79,11 @@ def load_movies(name: str = "latest-small") -> pd.DataFrame:
 def split_ratings(
     df: pd.DataFrame, train_fraction: float = 0.8, seed: int = 3
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split ratings at random, each row by itself, into (train, valid).
-
-    Every row goes to train with probability `train_fraction`: sizes come out near it, not at it.
-    """
-    check_table(df, "df", ())
+    """Split ratings at random into (train, valid); `train_fraction` is a row's chance of train."""
+    check_table(df, "df", [])
     check_number("train_fraction", train_fraction, above=0, below=1)
     check_number("seed", seed, at_least=0, at_most=2**32 - 1, whole=True)
-    # RandomState(seed) draws what np.random.seed(seed); np.random.rand() would, without touching
-    # anyone else's random numbers.
+    # What np.random.seed(seed) and np.random.rand() draw, without touching others' random numbers.
     in_train = np.random.RandomState(seed).rand(len(df)) < train_fraction
     return df[in_train].copy(), df[~in_train].copy()
 
@@ -100,17 +95,14 @@ def encode_column(
 
     The codes come from `train_column`, if there is one. Returned are a dict from value to code; the
     column's codes, int64 of shape (len(column),), -1 for a value that `train_column` doesn't have;
-    and how many different codes there are. ValueError: a value is missing. TypeError: one column is
-    text and the other numbers, so that none of them would agree.
+    and the number of codes. ValueError: a value is missing. TypeError: text against numbers.
     """
     column = pd.Series(column)
     train_column = column if train_column is None else pd.Series(train_column)
     kinds = {pd.api.types.infer_dtype(np.asarray(part)) for part in (column, train_column)}
     if "string" in kinds and kinds & {"integer", "floating"}:
-        raise TypeError(
-            f"{column.name} is text in one table and numbers in the other, and '1' is not 1: make "
-            f"both text, with df.astype({{{column.name!r}: str}}), or read both files alike"
-        )
+        same = f"make both text, with df.astype({{{column.name!r}: str}}), or read both files alike"
+        raise TypeError(f"{column.name} is text in one table and numbers in the other: {same}")
     if column.isna().any() or train_column.isna().any():
         raise ValueError(f"column {column.name!r} has missing values; drop those rows first")
     values = pd.Index(train_column.unique())
@@ -121,10 +113,9 @@ def encode_column(
 def encode_ratings(df: pd.DataFrame, train: pd.DataFrame | None = None) -> pd.DataFrame:
     """Replace userId and movieId by codes counting from 0; drop and count what train never saw.
 
-    Both tables have their original ids; those of `train` (`df` by default) get the codes. The copy
-    of `df` that is returned has ``attrs``: ``n_users`` and ``n_items``, the numbers of codes, and
-    ``dropped``: how many ``rows``, how many of them for an ``unknown_user`` and how many for an
-    ``unknown_movie`` (a row can count as both).
+    Both tables have original ids; those of `train` (`df` by default) get the codes. ``attrs`` of
+    the result: ``n_users`` and ``n_items``, the numbers of codes, and ``dropped``: how many
+    ``rows``, and how many for an ``unknown_user`` or an ``unknown_movie`` (a row may be both).
     """
     train = df if train is None else train
     check_table(df, "df", COLUMNS[:2])

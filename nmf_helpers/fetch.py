@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from io import BytesIO
@@ -28,8 +28,6 @@ URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 URL_SHA256 = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
 WHEEL = "recbole==1.2.1"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
-
-Contents = tuple[bytes, Sequence[tuple[str, str, Iterable[str]]]]  # u.data; ids, titles, genres
 
 
 class ML100K(NamedTuple):
@@ -48,19 +46,13 @@ def cache_dir() -> Path:
     chosen = os.environ.get("NMF_DATA_DIR") or user_cache_dir("nmf_helpers", False)
     folder = Path(chosen).expanduser()
     if not folder.is_absolute():
-        raise FetchError(
-            f"NMF_DATA_DIR={chosen} means another folder in each notebook's: give the whole path, "
-            f"such as {folder.absolute()}"
-        )
+        why = f"NMF_DATA_DIR={chosen} means another folder in each notebook's"
+        raise FetchError(f"{why}: give the whole path, such as {folder.absolute()}")
     return folder
 
 
 def fetch_100k() -> ML100K:
-    """Return the contents of ML-100K, fetching it if there is no good copy in the cache yet.
-
-    The routes are tried in their order, until one gives an archive with the right checksum.
-    FetchError is raised if none does, or if the cache can't be written.
-    """
+    """Return ML-100K from the cache, else by the first route that works, or raise FetchError."""
     path, failures = cache_dir() / "ml-100k.zip", []
     if path.exists():
         try:
@@ -105,10 +97,8 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise FetchError(
-            f"the cache folder {folder} can't be written ({error}). Make room, or set the variable "
-            'NMF_DATA_DIR to a folder of yours, or work with load_ratings("latest-small")'
-        ) from error
+        ways = 'make room, set NMF_DATA_DIR to a folder of yours, or load_ratings("latest-small")'
+        raise FetchError(f"the cache folder {folder} can't be written ({error}): {ways}") from error
 
 
 def download(url: str, folder: str, timeout: float = 10) -> str:
@@ -133,10 +123,7 @@ def pip_download(requirement: str, folder: str) -> str:
 
 
 def read_archive(content: bytes) -> ML100K:
-    """Take ML-100K from GroupLens's zip file or RecBole's wheel: the same tables from either.
-
-    A ValueError is raised for any other bytes.
-    """
+    """Take ML-100K from GroupLens's zip file or RecBole's wheel; other bytes are a ValueError."""
     found = hashlib.sha256(content).hexdigest()
     if found not in (URL_SHA256, WHEEL_SHA256):
         what = "a web page, of a login perhaps," if content.lstrip()[:1] == b"<" else "a file"
@@ -152,7 +139,7 @@ def read_archive(content: bytes) -> ML100K:
     return ML100K(ratings, movies)
 
 
-def _read_zip(archive: ZipFile) -> Contents:
+def _read_zip(archive: ZipFile) -> tuple[bytes, list]:
     # u.genre names the genres, one a line: "Action|1"; u.item has a 0/1 flag for each of them.
     genres = [line.split("|")[0] for line in archive.read("ml-100k/u.genre").decode().split()]
     lines = archive.read("ml-100k/u.item").decode("latin-1").splitlines()
@@ -161,7 +148,7 @@ def _read_zip(archive: ZipFile) -> Contents:
     return archive.read("ml-100k/u.data"), items
 
 
-def _read_wheel(archive: ZipFile) -> Contents:
+def _read_wheel(archive: ZipFile) -> tuple[bytes, list]:
     # RecBole puts a header above u.data, and types u.item anew, with years in a column.
     path, items = "recbole/dataset_example/ml-100k/ml-100k", []
     for line in archive.read(path + ".item").decode().splitlines()[1:]:

@@ -8,7 +8,7 @@ import csv
 import io
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ Keep = Literal["first", "last"] | None
 Checked = tuple[np.ndarray, np.ndarray]  # values, and which of them are good; shape (n,) each
 
 COLUMNS = ["userId", "movieId", "rating", "timestamp"]  # the last may be missing
+NEEDED = COLUMNS[:3]
 WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,18})([.,]0)?")  # as programs write it: 7 or 7.0, not 007
 NUMBER = re.compile(r"[+-]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)([eE][+-]?[0-9]+)?")
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?")
@@ -45,27 +46,16 @@ OF_GROUPLENS = re.compile(r"(\d+\t\d+\t\d\d?\t\d{8,10}|\d+::\d+::\d(\.\d)?::\d{8
 
 
 def read_ratings(
-    path: str | Path,
-    columns: Columns = None,
-    *,
-    sep: str | None = None,
-    encoding: str = "utf-8",
-    keep: Keep = None,
+    path: Path, columns: Columns, sep: str | None = None, encoding: str = "utf-8", keep: Keep = None
 ) -> pd.DataFrame:
-    """Read a file of ratings: what :func:`nmf_helpers.data.load_ratings` does with a path.
-
-    A ValueError for what isn't clear names the file and, in a text, the line.
-    """
-    path = Path(path).expanduser()
+    """Read a file of ratings: what :func:`nmf_helpers.data.load_ratings` does with a path."""
     if not path.is_file():
         what = "a folder, but no file," if path.is_dir() else "no file"
         raise FileNotFoundError(f"there is {what} {path.name} in {path.parent.resolve()}")
-    where: Callable[[int], str] | None = None
-    df = _content(path, encoding)
+    df, lines = _content(path, encoding), None
     if isinstance(df, str):
         sep, names, header = _layout(df, columns, sep, path)
         lines = array("q", (line for line, _ in _records(df, sep, path, names)))[header:]
-        where = lambda row: f"line {lines[row]}"  # noqa: E731
         letter = LETTER.get(sep, sep)
         df = pd.read_csv(
             io.StringIO(df.replace(sep, letter), newline=""), sep=letter, header=None, dtype=str,
@@ -76,7 +66,7 @@ def read_ratings(
     else:
         names = our_names([*df.columns], columns, str(path))
     df = df.set_axis(pd.Index(names, dtype=object), axis="columns")
-    return check_ratings(df, str(path), where, keep)
+    return check_ratings(df, str(path), lines, keep)
 
 
 def _content(path: Path, encoding: str) -> Any:
@@ -94,14 +84,11 @@ def _content(path: Path, encoding: str) -> Any:
             '"utf-16" or whichever it is; if it is no text at all, save it as CSV'
         ) from error
     except Exception as error:  # each library has its own
-        raise ValueError(
-            f"{path} can't be read ({error}): get it anew, or save it as text, named .csv"
-        ) from error
+        way_out = "get it anew, or save it as text, named .csv"
+        raise ValueError(f"{path} can't be read ({error}): {way_out}") from error
 
 
-def _records(
-    text: str, sep: str, path: Path, names: Sequence[str | None] | None = None
-) -> Iterator[tuple[int, Sequence[str]]]:
+def _records(text: str, sep: str, path: Path, names: Any = None) -> Iterator[tuple[int, list]]:
     """Yield (its first line, fields) of each record that isn't blank, as many fields as `names`."""
     letter, line = LETTER.get(sep, sep), 1
     lines = io.StringIO(text.replace(sep, letter), newline="")
@@ -125,9 +112,7 @@ def _records(
         raise ValueError(f"{path}: line {line}: {error}") from error
 
 
-def _layout(
-    text: str, columns: Columns, sep: str | None, path: Path
-) -> tuple[str, list[str | None], int]:
+def _layout(text: str, columns: Columns, sep: str | None, path: Path) -> tuple[str, list, int]:
     """Return the separator, our name for each column, and how many records are a header."""
     if columns is None and OF_GROUPLENS.match(text.lstrip()):
         columns = COLUMNS
@@ -140,14 +125,12 @@ def _layout(
         return 0, 0
 
     sep = sep or max(SEPARATORS, key=fit)
-    n_known, _ = fit(sep)
     line, fields = next(_records(text, sep, path), (1, []))
-    fields = [*map(str.strip, fields)]
-    source = f"{path}: line {line}"
+    fields, source = [*map(str.strip, fields)], f"{path}: line {line}"
     if len(fields) < 2:
         less = f"fewer than two fields, {fields}"
         raise ValueError(f'{source} has {less}: say what separates, as with sep="|"')
-    if not (in_order or n_known) and any(map(NUMBER.fullmatch, fields)):
+    if not (in_order or fit(sep)[0]) and any(map(NUMBER.fullmatch, fields)):
         order = [*COLUMNS, *[None] * len(fields)][: max(3, len(fields))]
         raise ValueError(
             f"{source}: the first line holds no column names, but {fields}. Name them in order, "
@@ -157,32 +140,30 @@ def _layout(
 
 
 def check_ratings(
-    df: pd.DataFrame,
-    source: str = "the ratings",
-    where: Callable[[int], str] | None = None,
-    keep: Keep = None,
+    df: pd.DataFrame, source: str = "the ratings", lines: Any = None, keep: Keep = None
 ) -> pd.DataFrame:
     """Return the rating columns of a table with their proper types, or say what is wrong.
 
     ``userId`` and ``movieId`` become int64, or text if one of the column isn't a plain whole number
     ("007" is not 7); ``rating`` float64; ``timestamp``, if there is one, int64 seconds since 1970,
-    dates without a time zone taken as UTC. Index and ``attrs`` stay. An error calls the table
-    `source`, and a row as `where` says; `keep` is as in :func:`nmf_helpers.data.load_ratings`.
-
-    TypeError or ValueError: no table; a column missing or there twice; no rows; an empty field; a
-    rating that isn't finite; two ratings of one item by one user.
+    dates without a time zone taken as UTC. Index and ``attrs`` stay; `keep` is as in
+    `nmf_helpers.data.load_ratings`. TypeError or ValueError, which call the table `source` and a
+    row by its number in `lines`: no table; a column missing or there twice; no rows; an empty
+    field; a rating that isn't finite; two ratings of one item by one user.
     """
     check_table(df, source)
-    where = where or (lambda row: f"row {row + 1} of {len(df)}")
     if df.empty:
         raise ValueError(f"{source}: there are no ratings, only column names")
+
+    def where(row: int) -> str:
+        return f"line {lines[row]}" if lines else f"row {row + 1} of {len(df)}"
+
     result = pd.DataFrame(index=df.index)
     for name in (name for name in COLUMNS if name in df.columns):
         column = df[name].infer_objects()
         codes: Any = slice(None)
         if not is_numeric_dtype(column):  # of texts look at each different one once
-            texts = column if column.dtype == "str" else column.astype(object).map(str)
-            codes, different = pd.factorize(texts, use_na_sentinel=False)
+            codes, different = pd.factorize(column.astype(object).map(str), use_na_sentinel=False)
             column = pd.Series(different).map(str).str.strip()
         values, good = READERS[name](column)
         result[name], good = values[codes], good[codes]
@@ -205,7 +186,7 @@ def check_ratings(
     return result[~twice].reset_index(drop=True) if keep else result
 
 
-def check_table(df: Any, what: str, needed: Sequence[str] = COLUMNS[:3]) -> None:
+def check_table(df: Any, what: str, needed: list[str] = NEEDED) -> None:
     """Raise an error unless `df` is a table that has each of the columns needed, once."""
     if not isinstance(df, pd.DataFrame):
         raise TypeError(f"{what} must be a table (DataFrame), not {type(df).__name__}")
@@ -264,20 +245,10 @@ def _seconds(column: pd.Series) -> Checked:
 READERS = {"userId": _ids, "movieId": _ids, "rating": _ratings, "timestamp": _seconds}
 
 
-# Whose name is which
-
-
 def our_names(
-    names: Sequence[Any],
-    columns: Columns,
-    source: str,
-    needed: Sequence[str] = COLUMNS[:3],
-    say: str = "columns={}",
+    names: list, columns: Columns, source: str, needed: list[str] = NEEDED, say: str = "columns={}"
 ) -> list[str | None]:
-    """Return what each column is called here; refuse if one is missing, or there twice.
-
-    `columns` is as in :func:`nmf_helpers.data.load_ratings`; `say` is what an error tells to write.
-    """
+    """Return our name for each column, or `say` in an error what to write where one is missing."""
     result: list[Any]
     if columns is None or isinstance(columns, Mapping):
         renamed: Mapping[Any, str | None] = columns or {}

@@ -8,13 +8,14 @@ Record = dict[str, Any]
 
 
 class History(list[Record]):
-    """The records of a training run, one dictionary per epoch, oldest first."""
+    """The records of a training run, one dictionary per epoch or sweep, oldest first."""
 
     def to_frame(self) -> Any:
-        """Return a DataFrame with a row per epoch and a column per recorded number."""
+        """Return a DataFrame with a row per record, whose first entry, the epoch, is the index."""
         import pandas as pd  # here, because training itself does without
 
-        return pd.DataFrame(list(self)).set_index("epoch") if self else pd.DataFrame()
+        frame = pd.DataFrame(list(self))
+        return frame.set_index(frame.columns[0]) if self else frame
 
     def column(self, name: str) -> list[float]:
         """Return one number of every epoch, or say which there are if none has this name."""

@@ -1,10 +1,8 @@
 """A matrix of interactions as torch Datasets that hand out whole batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,9 +12,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nmf_helpers.checks import check_matrix, check_number, pattern
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 PARTS_ABOVE = 500_000  # samples; fewer go with so few rows that the cache holds them all
 N_PARTS = 8
 WHAT, COLUMNS = "the matrix of interactions", ("userId", "movieId", "rating")
@@ -25,13 +20,11 @@ Pair = tuple[Tensor, Tensor]
 Batch = tuple[tuple[Tensor, Tensor | Pair], Tensor]  # ((users, items), values), each (batch,)
 
 
-def full_batch(df: pd.DataFrame) -> Batch:
-    """Return all rows of an encoded table of ratings as one batch; no rows are a ValueError."""
+def full_batch(df: Any) -> Batch:
+    """Return all rows of an encoded DataFrame of ratings as one batch; none are a ValueError."""
     if df.empty:
-        raise ValueError(
-            "the table of ratings is empty: were all its rows dropped as unknown to training? "
-            "See df.attrs['dropped']"
-        )
+        why = "were all its rows dropped as unknown to training? See df.attrs['dropped']"
+        raise ValueError(f"the table of ratings is empty: {why}")
     users, items, values = (torch.tensor(df[name].to_numpy()) for name in COLUMNS)  # (rows,)
     return (users.long(), items.long()), values.float()
 
@@ -81,12 +74,7 @@ class PairwiseInteractions(Interactions):
     """
 
     def __init__(
-        self,
-        matrix: Any,
-        exclude: Any = None,
-        generator: torch.Generator | None = None,
-        *,
-        skip_full: bool = False,
+        self, matrix: Any, exclude: Any = None, generator: Any = None, *, skip_full: bool = False
     ) -> None:
         csr = taken = check_matrix(WHAT, matrix, kind="interactions", may_be_empty=True)
         if exclude is not None:
@@ -96,10 +84,9 @@ class PairwiseInteractions(Interactions):
         degree = np.diff(taken.indptr)
         is_full = (degree == taken.shape[1]) & (np.diff(csr.indptr) > 0)  # (n_users,)
         if is_full.any() and not skip_full:
-            raise ValueError(
-                f"user {is_full.argmax()} has interacted with all {csr.shape[1]} items, so there "
-                f"is no negative to draw ({is_full.sum()} such users): remove those rows"
-            )
+            none = f"there is no negative to draw ({is_full.sum()} such users): remove those rows"
+            user, n_items = is_full.argmax(), csr.shape[1]
+            raise ValueError(f"user {user} has interacted with all {n_items} items, so {none}")
         if is_full.any():
             csr = sp.diags_array(~is_full, dtype=csr.dtype) @ csr
             csr.eliminate_zeros()
@@ -165,15 +152,10 @@ class BatchIndices(Sampler[Tensor]):
 def batches(
     dataset: Any, batch_size: int, generator: torch.Generator, device: str | torch.device = "cpu"
 ) -> DataLoader[Batch]:
-    """Return an ordinary DataLoader over shuffled batches of a dataset above, or of a part of it.
-
-    With ``batch_size=None`` the loader passes each index *tensor* straight to the dataset,
-    instead of a Python list of a thousand numbers to be looked up one by one.
-    """
-    walk = BatchIndices(len(dataset), batch_size, generator)
-    return DataLoader(
-        dataset, None, sampler=walk, collate_fn=partial(_to, device), generator=generator
-    )
+    """Return an ordinary DataLoader over shuffled batches of a dataset above, or a part of one."""
+    walk, move = BatchIndices(len(dataset), batch_size, generator), partial(_to, device)
+    # Its batch_size is None: each index tensor goes to the dataset whole, not number by number.
+    return DataLoader(dataset, None, sampler=walk, collate_fn=move, generator=generator)
 
 
 def _to(device: str | torch.device, part: Any) -> Any:

@@ -108,10 +108,8 @@ class Pipeline(Scorer):
         """Check a setting, and refuse one that comes too late, or that there is not."""
         late = hasattr(self, "_best_weights") and name not in ANY_TIME and not name.startswith("_")
         if late and (name in self.settings | self.defaults or not hasattr(self, name)):
-            raise AttributeError(
-                f"{name} cannot change once a pipeline is built: make a new one with {name}=…; at "
-                f"any time you may set {', '.join(ANY_TIME)}"
-            )
+            way_out = f"make a new one with {name}=…; at any time you may set {', '.join(ANY_TIME)}"
+            raise AttributeError(f"{name} cannot change once a pipeline is built: {way_out}")
         value = value.item() if isinstance(value, np.generic) else value
         hint = self.hints.get(name)
         if get_origin(hint) is Annotated and not (value is None and self.defaults[name] is None):
@@ -233,10 +231,9 @@ class Pipeline(Scorer):
         """Train epoch after epoch, in this process or in several, as long as somebody asks."""
         if not self.train.nnz:
             raise ValueError("train is empty: give Pipeline.load the matrix it was trained on")
-        evaluate = partial(self._evaluate, {
-            name: (*part, self._loader(*part, 65536, torch.Generator()))
-            for name, part in self._parts.items()
-        })  # fmt: skip
+        parts = self._parts.items()
+        loaders = {name: self._loader(*part, 65536, torch.Generator()) for name, part in parts}
+        evaluate = partial(self._evaluate, loaders)
 
         def rates(epoch: int) -> dict[str, Any]:  # what may be changed between epochs
             lr = self.lr * (1 - (epoch - 1) / self.n_epochs if self.lr_schedule == "linear" else 1)
@@ -264,9 +261,7 @@ class Pipeline(Scorer):
         waited = self.patience and done and done - self._best_epoch() >= self.patience
         return bool(waited) or done >= self.n_epochs
 
-    def _loader(
-        self, matrix: sp.csr_array, exclude: Any, batch_size: int, generator: torch.Generator
-    ) -> Any:
+    def _loader(self, matrix: Any, exclude: Any, batch_size: int, generator: Any) -> Any:
         if self.pairwise:  # a part that is only followed need not be complete
             followed = exclude is not None
             data: Any = PairwiseInteractions(matrix, exclude, generator, skip_full=followed)
@@ -274,14 +269,14 @@ class Pipeline(Scorer):
             data = Interactions(pattern(matrix, matrix.data / self.rating_unit))
         return batches(data, batch_size, generator, self._device)
 
-    def _evaluate(self, followed: Mapping[str, tuple], model: nn.Module) -> Record:
+    def _evaluate(self, loaders: Mapping[str, Any], model: nn.Module) -> Record:
         """Return the loss and the metrics of each part, as asked after each epoch."""
         numbers: Record = {}
         ranking = [metric for metric in self.metrics if metric != "rmse"]
-        for name, (entries, exclude, loader) in followed.items():
+        for name, (entries, exclude) in self._parts.items():
             # The same negatives each epoch, so that the curve moves only when the model does.
-            loader.generator.manual_seed(self.seed)
-            loss = training.mean_loss(model, loader, self._loss)
+            loaders[name].generator.manual_seed(self.seed)
+            loss = training.mean_loss(model, loaders[name], self._loss)
             if not math.isfinite(loss):  # the weights are numbers still, but too large
                 raise training.Diverged(f"the {name} loss became {loss}", len(self.history) + 1)
             found = scores.evaluate(model, entries, exclude, ranking) if ranking else {}
@@ -323,13 +318,8 @@ class Pipeline(Scorer):
         })  # fmt: skip
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike, train: Any = None, evaluate_on: Mapping | None = None
-    ) -> Self:
-        """Read a saved pipeline. Nothing in the file is ever run as code.
-
-        To go on training, give the matrices that it was trained on; without them it predicts.
-        """
+    def load(cls, path: str | os.PathLike, train: Any = None, evaluate_on: Any = None) -> Self:
+        """Read a saved pipeline, never as code; to train on, give it the matrices it had."""
         content = saving.read(path)
         try:
             settings, shape = dict(content["settings"]), tuple(content["shape"])

@@ -37,12 +37,10 @@ def explicit(
 def implicit(
     train: Any, *, evaluate_on: Any = None, seed: int = 0, n_epochs: int | None = None, **more: Any
 ) -> Pipeline:
-    """Fit a ranking of items to interactions, by BPR; otherwise as `explicit`.
-
-    The gradient is taken by hand unless a change needs autograd: the same steps, faster.
-    """
+    """Fit a ranking of items to interactions, by BPR; otherwise as `explicit`."""
     train = check_matrix("train", train, kind="interactions")
     more["n_epochs"] = IMPLICIT["n_epochs"] if n_epochs is None else n_epochs
+    # Unless a change needs autograd, the gradient is taken by hand: the same steps, faster.
     by_hand = {"model", "loss", "dropout", "sparse", "optimizer"}.isdisjoint(more)
     ours = IMPLICIT | {"step": "by_hand" if by_hand else "autograd"}
     if train.shape[1] >= 10:  # a smaller catalogue has no first ten places

@@ -27,10 +27,8 @@ def plain(content: Any, where: str = "the file") -> Any:
     content = content.item() if isinstance(content, np.generic) else content
     if content is None or isinstance(content, bool | int | float | str):
         return content
-    raise TypeError(
-        f"{where} is {content!r}, which has no name that a file could call it by: save the "
-        "weights alone, by torch.save(pipeline.model.state_dict(), path)"
-    )
+    way_out = "save the weights alone, by torch.save(pipeline.model.state_dict(), path)"
+    raise TypeError(f"{where} is {content!r}, which has no name to call it by in a file: {way_out}")
 
 
 def write(path: str | os.PathLike, content: Mapping[str, Any]) -> None:

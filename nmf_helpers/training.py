@@ -110,14 +110,13 @@ def train(
 
     Training goes on only while somebody asks. A record holds ``epoch``, ``train_loss`` (per sample,
     each batch's before its own step), what `evaluate` returns for the model in eval mode, and
-    ``seconds`` of training without evaluation.
+    ``seconds`` of training without evaluation. A loss or weight that is NaN or infinite: Diverged.
 
     `batches` of ``((users, items), target)`` are walked once an epoch: a DataLoader, or a list.
     `items` may be a pair (positives, negatives): the loss then gets the difference of their scores.
     ``step(model, batch)`` takes a step and returns the batch's mean loss, by default
     ``GradientStep(model, **settings)``. With `lr_schedule` "linear" the rate of its attribute
-    ``optimizer`` falls in equal steps, to nearly zero. A loss or a weight that is NaN or infinite
-    is Diverged.
+    ``optimizer`` falls in equal steps, to nearly zero.
     """
     check_number("n_epochs", n_epochs, at_least=0, whole=True)
     nearest("lr_schedule", lr_schedule, get_args(LrSchedule))
@@ -177,11 +176,7 @@ def mean_loss(model: nn.Module, batches: Iterable[Batch], loss: Loss = F.mse_los
 
 
 def batch_loss(model: nn.Module, batch: Batch, loss: Loss = F.mse_loss) -> Tensor:
-    """Return the mean loss of one batch, of single items or of (positive, negative) pairs.
-
-    An id that the model has no row for is an IndexError, scores of another shape than the targets
-    a ValueError.
-    """
+    """Return the mean loss of one batch, of single items or of (positive, negative) pairs."""
     (users, items), target = batch
     try:
         if isinstance(items, Tensor):

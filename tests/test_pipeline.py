@@ -312,11 +312,7 @@ def test_a_gpu_trains_as_well(make, tmp_path):
 @pytest.mark.parametrize(
     ("data", "error", "says"),
     [
-        (
-            {"holdout": pd.DataFrame({"userId": [1]})},
-            TypeError,
-            "holdout is a table .*interaction_matrix",
-        ),
+        ({"holdout": pd.DataFrame([1])}, TypeError, "holdout is a table .*interaction_matrix"),
         ({"holdout": TEST[:59]}, ValueError, r"holdout has shape \(59, 40\), train \(60, 40\)"),
         ({"holdout": TRAIN}, ValueError, "entries of holdout are in train as well"),
         ({"evaluate_on": TEST}, TypeError, "takes parts by name"),

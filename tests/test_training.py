@@ -256,5 +256,6 @@ def test_a_history_is_a_table_with_a_row_for_each_epoch():
     assert frame.index.tolist() == [1, 2, 3] and list(frame) == ["train_loss", "seconds"]
     assert frame["train_loss"].tolist() == history.column("train_loss")
     assert History().to_frame().empty
+    assert History([{"sweep": 1, "noise": 0.9}]).to_frame().index.name == "sweep"
     with pytest.raises(ValueError, match=r"column 'los': .*Known: \['epoch', 'seconds', 'train_l"):
         history.column("los")
