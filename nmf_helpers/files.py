@@ -193,9 +193,6 @@ def check_table(df: Any, what: str, needed: list[str] = NEEDED) -> None:
     our_names([*df.columns], None, what, needed, say="df.rename(columns={})")
 
 
-# What may stand in a column: numbers, or texts without blanks around
-
-
 def _whole(column: pd.Series) -> Checked:
     """Return numbers as int64; a float above its mantissa may have been rounded."""
     numbers = column.fillna(0).to_numpy() + 0  # bools too
@@ -242,6 +239,7 @@ def _seconds(column: pd.Series) -> Checked:
     return numbers, good
 
 
+# Each takes a column of numbers, or of texts without blanks around.
 READERS = {"userId": _ids, "movieId": _ids, "rating": _ratings, "timestamp": _seconds}
 
 

@@ -85,8 +85,8 @@ class PairwiseInteractions(Interactions):
         is_full = (degree == taken.shape[1]) & (np.diff(csr.indptr) > 0)  # (n_users,)
         if is_full.any() and not skip_full:
             none = f"there is no negative to draw ({is_full.sum()} such users): remove those rows"
-            user, n_items = is_full.argmax(), csr.shape[1]
-            raise ValueError(f"user {user} has interacted with all {n_items} items, so {none}")
+            user = f"user {is_full.argmax()} has interacted with all {csr.shape[1]} items"
+            raise ValueError(f"{user}, so {none}")
         if is_full.any():
             csr = sp.diags_array(~is_full, dtype=csr.dtype) @ csr
             csr.eliminate_zeros()
