@@ -207,12 +207,13 @@ def test_a_second_press_never_starts_two_runs_and_the_sliders_stay_alive(gated):
 
 
 def test_interrupting_an_idle_kernel_stops_every_lab(gated, monkeypatch):
-    kernel, (_, lab) = SimpleNamespace(saved_sigint_handler=None), gated
+    kernel, (notebook, lab) = SimpleNamespace(saved_sigint_handler=None), gated
     monkeypatch.setattr(training_lab, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
     TrainingLab(Notebook().make)
     lab.start()
     until(lambda: lab.runs)
     kernel.saved_sigint_handler(2, None)
+    notebook.may_go_on.release(9)  # should it wait already
     assert lab.wait(PATIENCE).runs == [] and "Stopped" in lab.status.value
 
 
