@@ -62,18 +62,13 @@ def check_matrix(
     is_table = hasattr(matrix, "columns")
     matrix = matrix if is_table or sp.issparse(matrix) else np.asarray(matrix)
     if is_table or matrix.ndim != 2 or matrix.dtype.kind not in "buif":
-        name = type(matrix).__name__
+        name, way_out = type(matrix).__name__, "interaction_matrix(df) makes one from a table"
         found = f"a table ({name})" if is_table else f"{matrix.dtype} of shape {matrix.shape}"
-        raise TypeError(
-            f"{what} is {found}, not a users x items matrix of numbers: interaction_matrix(df) "
-            "makes one from a table of ratings"
-        )
+        raise TypeError(f"{what} is {found}, not a users x items matrix of numbers: {way_out}")
     shape = matrix.shape if like is None else tuple(getattr(like, "shape", like))
     if matrix.shape != shape:
-        raise ValueError(
-            f"{what} has shape {matrix.shape}, {like_name} {shape}: number users and items once "
-            "for both, by splitting one matrix, or by encode_ratings(df, train)"
-        )
+        way_out = "number users and items once: split one matrix, or use encode_ratings(df, train)"
+        raise ValueError(f"{what} has shape {matrix.shape}, {like_name} {shape}: {way_out}")
     csr = sp.csr_array(matrix)
     if not csr.has_canonical_format:
         csr = csr.copy()

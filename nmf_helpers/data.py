@@ -1,9 +1,6 @@
 """Ratings in, encoded ids and sparse matrices out.
 
 A ratings table has one row per rating: ``userId, movieId, rating`` and, usually, ``timestamp``.
-Models need ids that count 0, 1, 2, ... without gaps (:func:`encode_ratings`), a part of the ratings
-kept back to judge them by (:func:`split_ratings`, :func:`leave_n_out`), and often the whole table
-as one sparse users x movies matrix (:func:`interaction_matrix`).
 """
 
 import warnings

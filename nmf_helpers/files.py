@@ -98,11 +98,9 @@ def _records(text: str, sep: str, path: Path, names: Any = None) -> Iterator[tup
             if fields in ([], [""]):
                 pass
             elif names and len(fields) != len(names):
-                raise ValueError(
-                    f"{path}: line {line} has {len(fields)} fields, but there are {len(names)} "
-                    f"columns, {names}. Row names? Write the file without (row.names=FALSE in R, "
-                    "index=False in pandas)"
-                )
+                found = f"{len(fields)} fields, but there are {len(names)} columns, {names}"
+                way_out = "Write the file without (row.names=FALSE in R, index=False in pandas)"
+                raise ValueError(f"{path}: line {line} has {found}. Row names? {way_out}")
             elif names and fields[0].startswith(("#", "%")):
                 raise ValueError(f"{path}: line {line} may be a comment: remove it ({fields[0]!r})")
             else:
@@ -132,10 +130,8 @@ def _layout(text: str, columns: Columns, sep: str | None, path: Path) -> tuple[s
         raise ValueError(f'{source} has {less}: say what separates, as with sep="|"')
     if not (in_order or fit(sep)[0]) and any(map(NUMBER.fullmatch, fields)):
         order = [*COLUMNS, *[None] * len(fields)][: max(3, len(fields))]
-        raise ValueError(
-            f"{source}: the first line holds no column names, but {fields}. Name them in order, "
-            f"with None for one to leave out: columns={order}"
-        )
+        way_out = f"Name them in order, with None for one to leave out: columns={order}"
+        raise ValueError(f"{source}: the first line holds no column names, but {fields}. {way_out}")
     return sep, our_names(fields, columns, source), int(not in_order)
 
 
@@ -163,16 +159,15 @@ def check_ratings(
         column = df[name].infer_objects()
         codes: Any = slice(None)
         if not is_numeric_dtype(column):  # of texts look at each different one once
-            codes, different = pd.factorize(column.astype(object).map(str), use_na_sentinel=False)
+            codes, different = pd.factorize(column.astype(object).map(str))
             column = pd.Series(different).map(str).str.strip()
         values, good = READERS[name](column)
         result[name], good = values[codes], good[codes]
         if not good.all():
-            row = int(good.argmin())
-            raise ValueError(
-                f"{source}: {name} must be {WANTED[name]}, but is {df[name].tolist()[row]!r} in "
-                f"{where(row)} ({(~good).sum()} such rows): mend or remove them"
-            )
+            row, n_bad = int(good.argmin()), (~good).sum()
+            found = f"{df[name].tolist()[row]!r} in {where(row)} ({n_bad} such rows)"
+            wanted = f"{name} must be {WANTED[name]}"
+            raise ValueError(f"{source}: {wanted}, but is {found}: mend or remove them")
     twice = result.duplicated(["userId", "movieId"], keep=keep or "first").to_numpy()
     if twice.any() and not keep:
         row = int(twice.argmax())

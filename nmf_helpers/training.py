@@ -83,11 +83,9 @@ class GradientStep:
         sparse = any(getattr(module, "sparse", False) for module in model.modules())
         dense_only = weight_decay or optimizer in (torch.optim.Adam, torch.optim.AdamW)
         if sparse and dense_only and optimizer is not RowSGD:
-            name = getattr(optimizer, "__name__", optimizer)
-            raise ValueError(
-                f"{name} with weight_decay={weight_decay} does not take sparse gradients: use "
-                'sparse=False, or optimizer="row_sgd", which decays the rows it moves'
-            )
+            with_decay = f"{getattr(optimizer, '__name__', optimizer)} with {weight_decay=}"
+            way_out = 'use sparse=False, or optimizer="row_sgd", which decays the rows it moves'
+            raise ValueError(f"{with_decay} does not take sparse gradients: {way_out}")
         if callable(optimizer):
             optimizer = optimizer(model.parameters(), lr=lr, weight_decay=weight_decay)
         self.optimizer = optimizer
