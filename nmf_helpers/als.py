@@ -1,7 +1,4 @@
-"""Rank by alternating least squares: solve for every user at once, then for every item.
-
-While the items' vectors stand still, a user's best vector is a ridge regression, and vice versa.
-"""
+"""Rank by alternating least squares: users by a ridge regression on the items, and vice versa."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -11,26 +8,25 @@ from scipy.sparse import csr_array
 
 from nmf_helpers import checks as takes
 from nmf_helpers.baselines import Baseline
-from nmf_helpers.checks import check_ids, pattern
+from nmf_helpers.checks import check_ids, check_memory, pattern
 
 
-def normal_equations(
-    weights: csr_array, targets: Any, v: np.ndarray, precision: np.ndarray, right: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """Write down the ridge regression of every row of a matrix: A x = b, one for each.
+def normal_equations(weights: csr_array, targets: Any, v: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Write down the least squares problem of every row of a matrix: A x = b, one for each.
 
-    A row's x minimises ``Σ w (y - x·v[j])² + (x - μ)ᵀ Λ (x - μ)``, the sum over its entries: w
-    their weights, y their targets, v[j] the vectors of their columns. The derivative is zero where
-    ``(Λ + Σ w v[j] v[j]ᵀ) x = Λ μ + Σ w y v[j]``.
-
-    Λ is `precision`, (d, d) or for each row (n, d, d); Λ μ is `right`, (n, d); `weights` is
-    (n, m), `targets` (weights.nnz,) and `v` (m, d). Returns A, (n, d, d), and b, (n, d).
+    A row's x minimises ``Σ w (y - x·v[j])²``, the sum over its entries: w are their `weights`,
+    (n, m), y their `targets`, (weights.nnz,), and v[j] the vectors of their columns, (m, d). The
+    derivative is zero where ``Σ w v[j] v[j]ᵀ x = Σ w y v[j]``, which is A x = b. For a prior,
+    ``+ (x - μ)ᵀ Λ (x - μ)``, add Λ to A and Λ μ to b. Returns A, (n, d, d), and b, (n, d); a
+    ValueError if there is no memory for them.
     """
     n, d = weights.shape[0], v.shape[1]
+    size, way_out = 3 * v.itemsize * n * d**2, "use a smaller n_factors"
+    check_memory(f"solving for {n} vectors of {d} numbers", size, way_out)
     i, j = np.triu_indices(d)  # a half of v vᵀ is enough
     a = np.empty((n, d, d), dtype=v.dtype)
     a[:, i, j] = a[:, j, i] = weights @ (v[:, i] * v[:, j])
-    return a + precision, pattern(weights, weights.data * targets) @ v + right
+    return a, pattern(weights, weights.data * targets) @ v
 
 
 def solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -88,17 +84,19 @@ class ImplicitALS(Baseline):
         l2 = self._penalty(n_liked, n_liked.mean(), len(n_likes))[:, None]  # (n_items, 1)
         for _ in range(self.n_rounds):
             zeros = u.T @ (self._zero_weight(n_likes)[:, None] * u)  # (d, d): of all users
-            precision = zeros + l2[:, :, None] * np.eye(self.n_factors)  # (n_items, d, d)
-            v = solve(*normal_equations(items, 1.0, u, precision, l2 * p))
+            a, b = normal_equations(items, 1.0, u)
+            a += zeros + l2[:, :, None] * np.eye(self.n_factors)  # (n_items, d, d)
+            v = solve(a, b + l2 * p)
             p = f @ np.linalg.solve(f.T @ f + 100 * np.eye(f.shape[1]), f.T @ v)
             u = solve(*self._user_equations(users, v))
         self.user_vectors_, self.item_vectors_ = u, v
 
     def _user_equations(self, rows: csr_array, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        n_likes = np.diff(rows.indptr)
+        (a, b), n_likes = normal_equations(rows, 1.0, v), np.diff(rows.indptr)
         l2 = self._penalty(n_likes, self._mean_likes, len(v))[:, None, None]
         zeros = self._zero_weight(n_likes)[:, None, None] * (v.T @ v)  # (n, d, d)
-        return normal_equations(rows, 1.0, v, zeros + l2 * np.eye(v.shape[1]), 0.0)
+        a += zeros + l2 * np.eye(v.shape[1])
+        return a, b
 
     def _zero_weight(self, n: np.ndarray) -> np.ndarray:
         return self.unobserved_weight * ((n + 5) / (self._mean_likes + 5)) ** self.activity_power
@@ -113,13 +111,11 @@ class ImplicitALS(Baseline):
         return (u @ self.item_vectors_.T)[0].astype(np.float32)
 
     def explain(self, item: int, items: Any) -> np.ndarray:
-        """Say how much of ``fold_in(items)[item]`` comes from each of `items`: (len(items),).
-
-        With u = A⁻¹ Σ v[j] the vector of who likes them, the score v[i]·u sums up v[i]·A⁻¹v[j].
-        """
+        """Say how much of ``fold_in(items)[item]`` comes from each of `items`: (len(items),)."""
         row, v = self._row(items), self.item_vectors_
         a, _ = self._user_equations(row, v)
-        solved = solve(a, v[check_ids("item", [item], len(v))])  # A⁻¹ v[item], (1, d)
+        # The score v[item]·u, with u = A⁻¹ Σ v[j], is the sum of all v[item]·A⁻¹ v[j].
+        solved = solve(a, v[check_ids("item", [item], len(v))])  # (1, d)
         return (v[row.indices] @ solved[0]).astype(np.float32)
 
     def _row(self, items: Any) -> csr_array:

@@ -58,7 +58,6 @@ class GlobalMean(Baseline):
         return np.add.outer(left, right, out=scores, casting="same_kind")
 
 
-@dataclass(eq=False)
 class UserMean(GlobalMean):
     """The mean of the user's ratings (the mean of all for a user who has none)."""
 
@@ -67,7 +66,6 @@ class UserMean(GlobalMean):
         self.user_bias_ = train.sum(axis=1) / np.maximum(pattern(train).sum(axis=1), 1)
 
 
-@dataclass(eq=False)
 class ItemMean(GlobalMean):
     """The mean of the item's ratings (the mean of all for an item that has none)."""
 
@@ -109,7 +107,6 @@ class BiasRidge(GlobalMean):
         self.user_bias_, self.item_bias_ = np.split(biases, [rated.shape[0]])
 
 
-@dataclass(eq=False)
 class Popularity(GlobalMean):
     """The number of users who have the item in training."""
 

@@ -4,16 +4,10 @@ The model is biased matrix factorization once more,
 
     rating = mean + b[user] + c[item] + p[user] · q[item] + noise,
 
-but instead of the one set of numbers that fits best it looks for all that fit well. With θ for a
-user's factors and bias together, (p, b), or an item's, (q, c), *Gibbs sampling* draws everything
-that is unknown in turn, with the rest held fixed:
-
-1. the users' prior: where their θ lie, and how far they scatter around it;
-2. every user's θ, given the items;
-3. the items' prior, and every item's θ given the users, by the same two functions;
-4. the noise: how far ratings fall from the prediction.
-
-Each draw alone is *worse* than the best fit, as it has noise in it on purpose; the average is not.
+but instead of the one set of numbers that fits best it looks for all that fit well. With θ a user's
+(p, b), or an item's (q, c), *Gibbs sampling* draws in turn, the rest held fixed: the users' prior
+(where their θ lie, how far they scatter); every user's θ; the same two of the items; and the noise.
+Each draw alone is *worse* than the best fit, having noise in it on purpose; the average is not.
 
 Salakhutdinov and Mnih (2008), "Bayesian Probabilistic Matrix Factorization using Markov Chain Monte
 Carlo", with four additions. *Own noises*: some users are steadier than others. *Who rated what*
@@ -21,7 +15,7 @@ says something about tastes before any rating is read, as in SVD++ (Koren, 2008)
 features*: see `_Side`. *Times*: see `nmf_helpers.moods`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -64,9 +58,8 @@ class BayesianMF(Baseline):
         return self
 
     def sweeps(
-        self, train: Any, *, item_features: Any = None, times: Any = None,
-        evaluate_on: Mapping[str, Any] | None = None,
-    ) -> Iterator[dict[str, float]]:  # fmt: skip
+        self, train: Any, *, item_features: Any = None, times: Any = None, evaluate_on: Any = None
+    ) -> Iterator[dict[str, float]]:
         """Fit as ``fit`` does, but stop after every sweep; the model can be used as it stands.
 
         Arguments are those of `nmf_helpers.recipes.bayesian`. A record has ``sweep``, from 1;
@@ -79,14 +72,14 @@ class BayesianMF(Baseline):
         train = check_matrix("train", train)
         n_users, n_items = train.shape
         n_bytes = 28 * n_users * n_items + 32 * min(n_users, n_items) ** 2
+        n_bytes += 12 * max(n_users, n_items) * (self.n_factors + 1) ** 2
         size = f"BayesianMF, with scores of {n_users} users x {n_items} items,"
-        check_memory(size, n_bytes, "leave out rare items, or use explicit()")
+        check_memory(size, n_bytes, "leave out rare items, take fewer n_factors, or explicit()")
         facts = check_features(item_features, n_items)
         windows = None if times is None else Moods(train, times, self.windows)
-        followed = {
-            name: check_matrix(f"evaluate_on[{name!r}]", matrix, like=train).tocoo()
-            for name, matrix in (evaluate_on or {}).items()
-        }
+        followed = {}
+        for name, matrix in (evaluate_on or {}).items():
+            followed[name] = check_matrix(f"evaluate_on[{name!r}]", matrix, like=train).tocoo()
         return self._sweeps(train, facts, windows, followed)
 
     def _sweeps(
@@ -132,10 +125,7 @@ class BayesianMF(Baseline):
             yield record
 
     def predict(self, users: Any, items: Any, times: Any = None) -> Array:
-        """Predict ratings of pairs: float32 of shape (n,).
-
-        With `times` in seconds, (n,), the moods of their windows are added, 0 of unseen ones.
-        """
+        """Predict ratings of pairs, float32 (n,); at `times` in seconds, (n,), add their moods."""
         predictions = super().predict(users, items)
         if times is None:
             return predictions
@@ -203,14 +193,13 @@ class _Side:
         With v = (other's factors, 1) and α the precision of a rating's noise, θ is normal with
         precision A = Λ + Σ α v vᵀ and mean A⁻¹ b, b = Λ F + Σ α v (y - other's bias): the normal
         equations of a ridge regression. Their solution becomes a draw when a noise of covariance
-        A is added to b, for A⁻¹ A A⁻¹ is A⁻¹. The parts of A say how to make such a noise:
-
-            Λ^½ ε + Σ √α v ε'    with all ε, ε' ~ Normal(0, 1).
+        A is added to b, for A⁻¹ A A⁻¹ is A⁻¹: Λ^½ ε + Σ √α v ε', with all ε, ε' ~ Normal(0, 1).
         """
         alpha, ids = precision[self.position.data], self.position.indices
         v = with_ones(others[:, :-1], last=True)  # (m, d)
         targets = y[self.position.data] - others[ids, -1]
-        a, b = normal_equations(pattern(self.position, alpha), targets, v, scatter, f @ scatter)
+        a, b = normal_equations(pattern(self.position, alpha), targets, v)
+        a, b = a + scatter, b + f @ scatter
         noise = pattern(self.position, np.sqrt(alpha) * normal(rng, len(alpha))) @ v
         noise += normal(rng, *noise.shape) @ np.linalg.cholesky(scatter).T
         return np.moveaxis(np.linalg.solve(a, np.stack([b, b + noise], axis=-1)), -1, 0)

@@ -19,16 +19,14 @@ class BPRStep:
 
         g (q_i - q_j)  for p_u,     g p_u  for q_i,     -g p_u  for q_j,     ±g  for their biases,
 
-    less lr times weight_decay times what they were (Rendle et al. 2009, section 4.3.1); a user's
-    bias is part of both scores and stays. The steps are autograd's, in about half the time.
+    less lr times weight_decay times what they were (Rendle et al. 2009); a user's bias is part of
+    both scores and stays. The steps are autograd's, in about half the time.
     """
 
     def __init__(self, model: nn.Module, lr: float = 0.05, weight_decay: float = 0.0) -> None:
         if not (isinstance(model, BiasedMF) and model.user_factors.sparse and not model.dropout.p):
-            raise ValueError(
-                'step="by_hand" knows the gradient of BiasedMF only, with sparse=True and '
-                'dropout=0: use step="autograd" for other models'
-            )
+            known = "the gradient of BiasedMF only, with sparse=True and dropout=0"
+            raise ValueError(f'step="by_hand" knows {known}: use step="autograd" for other models')
         self.optimizer = RowSGD(model.parameters(), lr, weight_decay)
 
     @torch.no_grad()

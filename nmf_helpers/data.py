@@ -151,12 +151,9 @@ def interaction_matrix(
         shape = (len(user_ids), len(item_ids))
         counted = users.dtype == items.dtype == np.int64 and min(user_ids[0], item_ids[0]) == 0
         if counted and (user_ids[-1] >= shape[0] or item_ids[-1] >= shape[1]):
-            warnings.warn(
-                "these ids count from 0, with gaps, and are numbered anew: if they are codes that "
-                "lost their attrs (in a merge, in a file), give shape=(n_users, n_items); if they "
-                "are ids, encode_ratings(df) numbers them",
-                stacklevel=2,
-            )
+            known = "these ids count from 0, with gaps, and are numbered anew"
+            codes = "if codes lost their attrs (in a merge, a file), give shape=(n_users, n_items)"
+            warnings.warn(f"{known}: {codes}; ids go by encode_ratings(df)", stacklevel=2)
     else:
         rows = check_ids("userId", users, shape[0])
         columns = check_ids("movieId", items, shape[1])
@@ -184,8 +181,7 @@ def leave_n_out(
     users, items = entries.coords  # (n_entries,) each, user by user
     counts = np.bincount(users, minlength=entries.shape[0])  # (n_users,)
     if (most := counts.max(initial=0)) <= n:
-        why = f"nobody has more than n={n} entries; the most is {most}"
-        raise ValueError(f"{why}: choose a smaller n")
+        raise ValueError(f"nobody has more than n={n} entries; the most is {most}: use a smaller n")
     # Shuffle each user's entries by ranking random keys, and hold out the first n.
     keys = pd.Series(np.random.default_rng(seed).random(len(users)))
     held_out = (keys.groupby(users).rank() <= n).to_numpy() & (counts > n)[users]

@@ -16,8 +16,6 @@ When a process dies, ``torchrun`` starts all of them again, and they go on from 
 that all have saved. Without ``torchrun``, ``python -m nmf_helpers.distributed`` is one process.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import socket

@@ -1,7 +1,5 @@
 """Hogwild: the same training loop in several processes, on one set of weights, without locks."""
 
-from __future__ import annotations
-
 import copy
 import io
 import os
@@ -12,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import count
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from threading import Thread
@@ -41,20 +38,17 @@ class WorkerError(RuntimeError):
 def train_hogwild(
     model: nn.Module, dataset: Interactions, make_step: Callable[[nn.Module], Step], *,
     n_workers: int, rates: Callable[[int], Mapping[str, Any]], start_epoch: int = 1,
-    evaluate: Evaluate | None = None, seed: int = 0,
+    evaluate: Evaluate = None, seed: int = 0,
 ) -> Generator[Record, None, None]:  # fmt: skip
     """Train a model in several processes at once, yielding a record per epoch when asked for one.
 
     The weights lie in shared memory. Each worker walks its own shard of the data with its own
-    random state and adds its updates straight to them, so an epoch is one pass over the data.
-    (Niu, Recht, Ré and Wright 2011, "HOGWILD!: A Lock-Free Approach to Parallelizing Stochastic
-    Gradient Descent".)
+    random state and adds its updates straight to them: an epoch is one pass. (Niu et al. 2011,
+    "HOGWILD!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent".)
 
     ``make_step(model)`` returns the step that a worker takes: ``partial(BPRStep, lr=0.05)``;
     ``rates(epoch)`` the ``lr``, ``weight_decay`` and ``batch_size`` (of one worker). `seed`
-    decides shards and random states; with two workers a run is still not repeatable: who writes
-    first is up to the machine.
-
+    decides shards and random states, but with two workers the machine decides who writes first.
     A ValueError or TypeError says what cannot work, be shared or be sent. If a worker diverges
     (Diverged), raises or dies (WorkerError), the others are ended; the model keeps what it has.
     """
@@ -117,7 +111,7 @@ def _work(
 
 def _end_with_parent() -> None:
     """Wait for the parent's death, and follow it, even in the middle of an epoch."""
-    wait([parent_process().sentinel])  # type: ignore[union-attr]
+    wait([mp.parent_process().sentinel])  # type: ignore[union-attr]
     os._exit(1)
 
 
@@ -147,14 +141,12 @@ def _check_sendable(job: Any) -> None:
     try:
         inventory.dump(job)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise TypeError(
-            f"the model, the step or its loss cannot be sent to a worker process ({error}): define "
-            "it at the top of a .py file and import it; no notebook cell, lambda or inner function"
-        ) from error
-    if not os.path.isdir("/dev/shm"):
-        return  # a system that has no limit of this kind
-    room, needed, mib = shutil.disk_usage("/dev/shm"), sum(inventory.n_bytes.values()), 2**20
-    if needed > room.free:  # both of PyTorch's ways to share memory take it from there
+        failed = f"the model, the step or its loss cannot be sent to a worker process ({error})"
+        where = "at the top of a .py file and import it; no notebook cell, lambda, inner function"
+        raise TypeError(f"{failed}: define it {where}") from error
+    needed, mib = sum(inventory.n_bytes.values()), 2**20
+    # Where the system has this folder, both of PyTorch's ways to share memory take it from there.
+    if os.path.isdir("/dev/shm") and needed > (room := shutil.disk_usage("/dev/shm")).free:
         raise ValueError(
             f"the workers share weights and data of {needed / mib:.1f} MiB by way of /dev/shm, "
             f"where {room.free / mib:.1f} MiB are free: train in one process (n_workers=0), or, "
@@ -176,7 +168,6 @@ def _answers(pipes: Sequence[Connection], workers: mp.ProcessContext) -> list[An
                 hint = "SIGKILL is often for lack of memory"
                 raise WorkerError(f"a hogwild worker failed ({hint}): {failure}")
     answers = [pipe.recv() for pipe in pipes]
-    for answer in answers:
-        if isinstance(answer, Diverged):
-            raise answer
+    for diverged in (answer for answer in answers if isinstance(answer, Diverged)):
+        raise diverged
     return answers

@@ -21,6 +21,7 @@ from scipy.sparse import csr_array
 from nmf_helpers.checks import check_matrix, check_number, check_scores, nearest, pattern
 
 _CHUNK_SCORES = 2**20  # held at once, 4 MiB of float32: memory does not grow with the users
+_USUAL = "auc", "precision@5", "recall@10", "ndcg@10"
 
 
 def rmse(predictions: Any, ratings: Any, clip: tuple[float, float] | None = None) -> float:
@@ -78,15 +79,12 @@ def per_user(scores: Any, test: Any, exclude: Any = None, metric: str = "ndcg@10
     Two scorers are best compared by their differences d, user by user: the mean of d has the
     standard error ``d.std(ddof=1) / len(d) ** 0.5``.
     """
-    kind_and_k = parse_metric(metric)  # complains before any work is done
-    return _Ranks(scores, test, exclude).metric(*kind_and_k)
+    kind, k = parse_metric(metric)  # complains before any work is done
+    return _Ranks(scores, test, exclude).metric(kind, k)
 
 
 def evaluate(
-    scores: Any,
-    test: Any,
-    exclude: Any = None,
-    metrics: Iterable[str] = ("auc", "precision@5", "recall@10", "ndcg@10"),
+    scores: Any, test: Any, exclude: Any = None, metrics: Iterable[str] = _USUAL
 ) -> dict[str, float | int]:
     """Several ranking metrics from one pass over the scores: {name: value}.
 
@@ -144,10 +142,10 @@ class _Ranks:
             # A candidate scored -inf is tied with what is hidden, but that doesn't count.
             n_below = np.maximum(_count(rows, own.row, own_scores, np.less), n_hidden[own.row])
             parts.append((n_items - n_not_above, n_not_above - n_below, n_test, n_items - n_hidden))
-        above, tied, n_test, n_candidates = map(np.concatenate, zip(*parts, strict=True))
-        self.n_above, self.n_tied = above, tied  # (n_test_items,), the item itself among the tied
-        self.n_test, self.n_candidates = n_test, n_candidates  # (n_users,)
-        self.first = np.cumsum(n_test) - n_test  # (n_users,): where their test items begin
+        # Of each test item (itself is among the tied), and of each evaluated user.
+        self.n_above, self.n_tied, *of_users = map(np.concatenate, zip(*parts, strict=True))
+        self.n_test, self.n_candidates = of_users
+        self.first = np.cumsum(self.n_test) - self.n_test  # where a user's test items begin
 
     def metric(self, kind: str, k: int) -> np.ndarray:
         """Return a metric user by user: (n_users,)."""
@@ -167,11 +165,10 @@ class _Ranks:
         won = np.add.reduceat(n_below + (self.n_tied - 1) / 2, self.first)  # (n_users,)
         # That counts test items against each other too: one win for each pair of them.
         won -= self.n_test * (self.n_test - 1) / 2
-        n_others = self.n_candidates - self.n_test
-        defined = n_others > 0
-        if not defined.any():
+        n_pairs = self.n_test * (self.n_candidates - self.n_test)
+        if not n_pairs.any():
             raise ValueError("AUC is undefined: for every user all candidates are test items")
-        return won[defined] / (self.n_test * n_others)[defined]
+        return won[n_pairs > 0] / n_pairs[n_pairs > 0]
 
 
 def _count(rows: np.ndarray, row: np.ndarray, values: np.ndarray, below: Callable) -> np.ndarray:

@@ -1,7 +1,5 @@
 """The three models of the course: each turns (user, item) pairs into scores, and nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -102,8 +100,7 @@ class CollabFNet(MF):
     The user's and the item's vector are laid end to end and passed through one hidden layer. With
     `biases`, `global_mean` and a bias for each user and item are added, and the network's output
     starts at zero: it learns only what the biases leave over. (He et al. 2017, "Neural
-    Collaborative Filtering", section 3.3; what it is worth, Rendle et al. 2020, "Neural
-    Collaborative Filtering vs. Matrix Factorization Revisited".)
+    Collaborative Filtering"; Rendle et al. 2020, "… vs. Matrix Factorization Revisited".)
     """
 
     def __init__(

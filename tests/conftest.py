@@ -1,5 +1,6 @@
 """What several tests share: interrupts that arrive, servers on loopback, and a browser."""
 
+import os
 import shutil
 import signal
 import threading
@@ -8,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from hypothesis import settings
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two pytest processes share two cores
 settings.register_profile("any machine", deadline=None)  # a busy one is no failure
 settings.load_profile("any machine")
 

@@ -62,9 +62,8 @@ def test_features_place_items_that_nobody_knows_yet():
     train = taste & (np.random.default_rng(0).random(taste.shape) < 0.5)
     train[:, 50:] = False
     features = np.eye(2)[np.arange(60) % 2] * 20
-    blind, knowing = (
-        ImplicitALS(n_factors=4).fit(train, f).score_matrix() for f in (None, features)
-    )
+    model = ImplicitALS(n_factors=4)
+    blind, knowing = (model.fit(train, f).score_matrix() for f in (None, features))
     new, right = np.s_[:, 50:], taste[:, 50:]
     assert abs(blind[new]).max() < 1e-6
     assert knowing[new][right].min() > knowing[new][~right].max()

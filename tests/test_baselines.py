@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scorers import ScorerContract, random_ratings
 
+from nmf_helpers.als import ImplicitALS
 from nmf_helpers.baselines import EASE, BiasRidge, GlobalMean, ItemMean, Popularity, UserMean
 
 NAN = float("nan")
@@ -110,6 +111,8 @@ def test_memory_is_looked_at_before_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: real._replace(available=10**6))
     with pytest.raises(ValueError, match=r"EASE.* 1000 x 1000 items.*0.0224 GiB.*rare items"):
         EASE().fit(likes)
+    with pytest.raises(ValueError, match=r"1000 vectors of 32 numbers .* smaller n_factors"):
+        ImplicitALS().fit(likes)
     popularity = Popularity().fit(likes)
     with pytest.raises(ValueError, match="1000 users x 1000 items needs"):
         popularity.score_matrix()

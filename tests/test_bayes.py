@@ -252,5 +252,6 @@ def test_times_of_predictions_are_seconds_one_for_each_and_of_use():
 
 def test_memory_is_looked_at_before_it_is_taken():
     one = sparse.csr_array(([3.0, 4.0], ([0, 1], [0, 1])), shape=(2 * 10**6, 10**6))
-    with pytest.raises(ValueError, match=r"BayesianMF, with scores of 2000000 users .* GiB"):
-        BayesianMF().fit(one)
+    for train, n_factors, says in ((one, 16, "2000000 users .* GiB"), (SMALL, 10**6, "n_factors")):
+        with pytest.raises(ValueError, match=f"BayesianMF, with scores of .*{says}"):
+            BayesianMF(n_factors).fit(train)

@@ -85,10 +85,9 @@ def test_the_core_loads_no_wing_and_nothing_that_only_wings_need():
 
 # -- how big ---------------------------------------------------------------------------------------
 
-# Lines of .py files, as wc counts them: no more than today. The aims are 3,100 for the core, 1,250
-# for the lab, 1,150 for the course and 8,000 for the tests; 350 for a file and 60 for a function.
+# Lines of .py files, as wc counts them, at most.
 SIZES = {
-    "core": (3_258, [*PACKAGE.glob("*.py")]),
+    "core": (3_100, [*PACKAGE.glob("*.py")]),
     "lab": (1_250, [*PACKAGE.glob("lab/**/*.py")]),
     "course": (1_150, [*PACKAGE.glob("course/**/*.py")]),
     "tests": (8_000, [*ROOT.glob("tests/**/*.py")]),

@@ -47,7 +47,7 @@ def test_the_way_from_a_table_to_metrics_is_that_of_plain_loops(df, threshold, n
     raw = {(users[u], movies[i]) for u, i in zip(*matrix.nonzero(), strict=True)}
     assert raw == positives
     if max(sum(user == u for u, _ in positives) for user in users) <= n:
-        with pytest.raises(ValueError, match="choose a smaller n"):
+        with pytest.raises(ValueError, match="use a smaller n"):
             leave_n_out(matrix, n, seed)
         return
     train, test = leave_n_out(matrix, n, seed)
