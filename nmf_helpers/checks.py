@@ -94,8 +94,8 @@ def _check_entries(what: str, csr: sp.csr_array, kind: str) -> None:
 
 def check_scores(scores: np.ndarray, users: np.ndarray) -> np.ndarray:
     """Return scores, shape (len(users), …), as float32; raise a ValueError if any is NaN."""
-    if (bad := np.isnan(scores)).any():
-        user = users[np.argwhere(bad)[0, 0]]
+    if np.isnan(scores.max(initial=-np.inf)):  # one look at each, and no array of answers
+        user = users[np.argwhere(np.isnan(scores))[0, 0]]
         raise ValueError(f"scores of user {user} contain NaN: did the training diverge?")
     return scores.astype(np.float32, copy=False)
 

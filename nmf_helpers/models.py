@@ -60,7 +60,8 @@ def ask(model: nn.Module, function: Callable[..., Tensor], *ids: np.ndarray) -> 
     model.eval()
     try:  # a million at a time, so that what is in between stays small
         parts = zip(*(torch.from_numpy(i).to(device).split(10**6) for i in ids), strict=True)
-        return torch.cat([function(*part) for part in parts]).float().numpy(force=True)
+        found = [function(*part) for part in parts]
+        return (torch.cat(found) if len(found) > 1 else found[0]).float().numpy(force=True)
     finally:
         model.train(training)
 
@@ -91,7 +92,7 @@ class BiasedMF(MF):
 
     def _score_rows(self, users: Tensor) -> Tensor:
         match = super()._score_rows(users)  # (users, items)
-        return self.global_mean + self.user_bias(users) + self.item_bias.weight.T + match
+        return (self.global_mean + self.user_bias(users) + self.item_bias.weight.T).add_(match)
 
 
 class CollabFNet(MF):

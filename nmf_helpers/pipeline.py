@@ -296,7 +296,8 @@ class Pipeline(Scorer):
             yield
 
     def _scores(self, users: np.ndarray) -> np.ndarray:
-        return self.model.score_matrix(users) * self.rating_unit
+        found = self.model.score_matrix(users)
+        return found if self.rating_unit == 1 else found * self.rating_unit
 
     def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         return models.ask(self.model, self.model, users, items) * self.rating_unit
