@@ -13,15 +13,7 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 
 from nmf_helpers import metrics
 from nmf_helpers.baselines import GlobalMean
-from nmf_helpers.metrics import (
-    auc,
-    evaluate,
-    ndcg_at_k,
-    per_user,
-    precision_at_k,
-    recall_at_k,
-    rmse,
-)
+from nmf_helpers.metrics import auc, evaluate, ndcg_at_k, precision_at_k, recall_at_k, rmse
 
 
 class Lender:
@@ -133,7 +125,7 @@ def test_evaluate_says_the_same_as_the_single_functions_and_as_each_user(catalog
     some = np.flatnonzero(test.sum(axis=1))
     for name in ("auc", "precision@3"):
         alone = [evaluate(scores[[u]], test[[u]], train[[u]], name)[name] for u in some]
-        assert per_user(scores, test, train, name).tolist() == alone
+        assert metrics.per_user(scores, test, train, name).tolist() == alone
 
 
 @pytest.mark.parametrize("n_scores", [1, 7 * 50 + 49, 10**9])
@@ -184,7 +176,7 @@ MEAN = GlobalMean().fit(ONES)
         (auc, (NAN, TEST), "scores of user 0 contain NaN"),
         (auc, (ONES, TEST, TEST[1:]), r"exclude has shape \(1, 3\), test \(2, 3\)"),
         *((judge, (scorer, np.eye(3)), r"shape \(3, 3\), the scorer \(2, 3\): number users and")
-          for judge, scorer in ((auc, ONES), (per_user, MEAN), (rmse, MEAN))),
+          for judge, scorer in ((auc, ONES), (metrics.per_user, MEAN), (rmse, MEAN))),
         # 16 · 16 is 0 in eight bits
         (auc, (ONES, 16 * TEST.astype("i1"), 16 * np.array([[1, 0, 0]] * 2, "i1")),
          r"1 entries are in test and in exclude \(user 1, item 0 for one\)"),
