@@ -159,8 +159,8 @@ def speed(results: dict) -> str:
         rows.append(
             against(
                 f"an epoch of 20 million interactions, 64 factors, {how}, "
-                f"{large[way]['peak MiB']} MiB",
-                f"implicit's BPR, {large['implicit BPR']['peak MiB']} MiB",
+                f"at most {large[way]['peak MiB']} MiB",
+                f"implicit's BPR, at most {large['implicit BPR']['peak MiB']} MiB",
                 large["implicit BPR"]["seconds an epoch"], large[way]["seconds an epoch"], "s",
             )
         )  # fmt: skip

@@ -62,8 +62,10 @@ def train_hogwild(
     pipes, ends = zip(*(mp.Pipe() for _ in shards), strict=True)
     job = (ends, 1000 * (1000 * seed + start_epoch), model, dataset, make_step, order)
     processes: list[Any] = []
-    if METHOD == "forkserver":
-        mp.get_context(METHOD).set_forkserver_preload([__name__, "nmf_helpers.bpr"])
+    if METHOD == "forkserver":  # workers import a script again, with what it most likely needs
+        is_script = hasattr(sys.modules["__main__"], "__file__")
+        more = ["nmf_helpers.data", "nmf_helpers.recipes"] * is_script
+        mp.get_context(METHOD).set_forkserver_preload([__name__, "nmf_helpers.bpr", *more])
     try:
         workers = mp.start_processes(_work, job, len(shards), False, True, METHOD)  # daemons
         processes = workers.processes

@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nmf_helpers.checks import check_matrix, check_number, pattern
 
-PARTS_ABOVE = 500_000  # samples; fewer go with so few rows that the cache holds them all
-N_PARTS = 8
+N_PARTS, PARTS_ABOVE = 8, 500_000  # samples; fewer have so few rows that the cache holds them all
 WHAT, COLUMNS = "the matrix of interactions", ("userId", "movieId", "rating")
 
 Pair = tuple[Tensor, Tensor]

@@ -107,7 +107,7 @@ class Pipeline(Scorer):
     def __setattr__(self, name: str, value: Any) -> None:
         """Check a setting, and refuse one that comes too late, or that there is not."""
         late = hasattr(self, "_best_weights") and name not in ANY_TIME and not name.startswith("_")
-        if late and (name in self.settings | self.defaults or not hasattr(self, name)):
+        if late and (name in {"train", *self.settings, *self.defaults} or not hasattr(self, name)):
             way_out = f"make a new one with {name}=…; at any time you may set {', '.join(ANY_TIME)}"
             raise AttributeError(f"{name} cannot change once a pipeline is built: {way_out}")
         value = value.item() if isinstance(value, np.generic) else value
@@ -136,8 +136,8 @@ class Pipeline(Scorer):
         self.n_users, self.n_items = self.shape_ = self.train.shape
         data = self.train.data
         self.rating_range = (data.min(), data.max()) if len(data) else None
-        if not isinstance(evaluate_on, Mapping | None):
-            raise TypeError('evaluate_on takes parts by name: {"validation": matrix}')
+        if not isinstance(evaluate_on, Mapping | None) or "train" in (evaluate_on or ()):
+            raise TypeError('evaluate_on takes parts by name, not "train": {"validation": m}')
         self._parts = {}  # what is followed, and what is left out of its rankings
         for name, part in (evaluate_on or {}).items():
             part = check_matrix(name, part, self.train, like_name="train")
@@ -170,7 +170,7 @@ class Pipeline(Scorer):
         known: set[str] = set()
         for cls in model.__mro__:  # also the options that a model passes on to its base
             options = inspect.signature(cls).parameters
-            known |= options.keys()
+            known |= options.keys() - {"n_users", "n_items"}
             if all(option.kind is not option.VAR_KEYWORD for option in options.values()):
                 break
         for option in others:

@@ -29,7 +29,7 @@ def explicit(
     """
     train = check_matrix("train", train)
     more["n_epochs"] = EXPLICIT["n_epochs"] if n_epochs is None else n_epochs
-    unit = float(train.data.max() - train.data.min()) / 4 or 1.0
+    unit = (float(train.data.max()) - float(train.data.min())) / 4 or 1.0
     ours = EXPLICIT | {"rating_unit": unit} | more
     return Pipeline(train, evaluate_on=evaluate_on, seed=seed, **ours).fit()
 

@@ -316,6 +316,7 @@ def test_a_gpu_trains_as_well(make, tmp_path):
         ({"holdout": TEST[:59]}, ValueError, r"holdout has shape \(59, 40\), train \(60, 40\)"),
         ({"holdout": TRAIN}, ValueError, "entries of holdout are in train as well"),
         ({"evaluate_on": TEST}, TypeError, "takes parts by name"),
+        ({"evaluate_on": {"train": TEST}}, TypeError, 'not "train"'),
         ({"holdout": sp.csr_matrix(TRAIN.shape)}, ValueError, "holdout is empty"),
         ({"train": sp.csr_matrix((0, 5)), "holdout": None}, ValueError, "n_users must be"),
     ],
@@ -359,7 +360,7 @@ def test_a_linear_schedule_falls_in_equal_steps():
 
 def test_what_was_decided_when_the_pipeline_was_built_cannot_be_changed():
     running = build()
-    late = ("seed", "n_factors", "init", "init_std", "loss", "model", "evaluate_on")
+    late = ("seed", "n_factors", "init", "init_std", "loss", "model", "evaluate_on", "train")
     for name in (*late, "learning_rate", "fit_intercept"):
         says = f"{name} cannot change .* new one with .*set lr, we"
         with pytest.raises(AttributeError, match=says):
