@@ -111,8 +111,7 @@ class CollabFNet(MF):
     ) -> None:  # fmt: skip
         super().__init__(n_users, n_items, n_factors, init_mean=0.0, init_std=init_std)
         self.dropout, self.hidden_dropout = nn.Dropout(dropout), nn.Dropout(hidden_dropout)
-        self.hidden = nn.Linear(2 * n_factors, n_hidden)
-        self.output = nn.Linear(n_hidden, 1)
+        self.hidden, self.output = nn.Linear(2 * n_factors, n_hidden), nn.Linear(n_hidden, 1)
         self.biases = biases
         if biases:
             self.add_biases(global_mean)

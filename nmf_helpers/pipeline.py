@@ -116,6 +116,8 @@ class Pipeline(Scorer):
             check_number(name, value, **get_args(hint)[1])
         elif get_origin(hint) is Literal:
             nearest(name, value, get_args(hint))
+        if name == "weight_decay" and hasattr(self, "_make_step"):
+            self._make_step(self.model, weight_decay=value)  # says so if this optimizer can't
         super().__setattr__(name, value)
 
     @property

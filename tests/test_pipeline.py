@@ -367,6 +367,8 @@ def test_what_was_decided_when_the_pipeline_was_built_cannot_be_changed():
             setattr(running, name, 4)
     with pytest.raises(ValueError, match="lr must be a number, above 0"):
         running.lr = -1
+    with pytest.raises(ValueError, match="does not take sparse gradients"):
+        build(sparse=True, optimizer="sgd", weight_decay=0.0).weight_decay = 0.1
     same_run(running.fit(), build().fit())
 
 
