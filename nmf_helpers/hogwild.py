@@ -167,7 +167,7 @@ def _answers(pipes: Sequence[Connection], workers: mp.ProcessContext) -> list[An
             except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
                 failure = str(error)
             if failure:
-                raise WorkerError(f"a hogwild worker failed (SIGKILL may be no memory): {failure}")
+                raise WorkerError(f"a hogwild worker failed (SIGKILL: often no memory): {failure}")
     answers = [pipe.recv() for pipe in pipes]
     for diverged in (answer for answer in answers if isinstance(answer, Diverged)):
         raise diverged

@@ -174,12 +174,12 @@ class RecommendLab(Lab):
         items, stars = np.array([*self.ratings]), np.array([*self.ratings.values()])  # (rated,)
         fold_in, liked = getattr(self._recommend, "fold_in", None), items[stars > MIDDLE]
         scores = np.asarray(fold_in(liked) if fold_in else self._recommend(items, stars), float)
-        popular = np.array(self.items.by_popularity)  # among equals the better known come first
-        if scores.shape != popular.shape or np.isnan(scores).any():
+        order = np.array(self.items.by_popularity)  # among equals the better known come first
+        if scores.shape != order.shape or np.isnan(scores).any():
             bad = f"{np.isnan(scores).sum()} NaN in scores of shape {scores.shape}"
-            raise ValueError(f"the model returned {bad}; each of {len(popular)} films needs one")
-        order = popular[np.argsort(-scores[popular], kind="stable")].tolist()
-        return self._table((i for i in order if scores[i] > -np.inf), liked)
+            raise ValueError(f"the model returned {bad}; each of {len(order)} films needs a score")
+        order = order[np.argsort(-scores[order], kind="stable")]
+        return self._table((i for i in order.tolist() if scores[i] > -np.inf), liked)
 
     def _table(self, ordered: Iterable[int], liked: Any = ()) -> pd.DataFrame:
         """Return the first `k` that are not rated, and why."""
