@@ -1,6 +1,6 @@
 """The seven public parts of MovieLens 100K, and what is reached on them beside what is published.
 
-    python -m benchmarks.folds               measure what folds.json does not have yet (an hour)
+    python -m benchmarks.folds               measure what folds.json does not have yet (two hours)
     python -m benchmarks.folds u1 bayesian   on folds and by models whose names contain these words
     python -m benchmarks.folds --table       print what it has
 
@@ -183,7 +183,6 @@ MODELS: dict[str, tuple[str, str, Callable]] = {  # name: (by, what it knows, ho
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.folds", description=__doc__.split("\n")[0])
     parser.add_argument("words", nargs="*", help="parts of names of folds and models")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds on other folds than u1 (1)")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -194,7 +193,7 @@ def main() -> None:
         for model, (by, _, fit) in MODELS.items():
             if not all(word in model for word in words):
                 continue
-            n_seeds = 1 if by == "baseline" else 3 if fold == "u1" else options.seeds
+            n_seeds = 1 if by == "baseline" else 3
             claim = claims.setdefault((model, fold), {
                 "model": model, "by": by, "split": fold, "metric": "rmse", "value": 0.0,
                 "tolerance": 0.0, "seeds": [], "each": [],

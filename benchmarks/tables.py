@@ -102,7 +102,7 @@ def public_folds() -> str:
         five = sum(values[f"u{k}"] for k in range(1, 6)) / 5
         cells = [f"{value:.4f}" for value in (values["u1"], five, values["ua"], values["ub"])]
         seeds = len(found[model, "u1"]["seeds"])
-        here = f"measured here, {seeds} seed{'s' * (seeds > 1)} on u1"
+        here = f"measured here, {seeds} seed{'s' * (seeds > 1)}"
         rows.append((values["u1"], [model, knows, *cells, here]))
     columns = ["model", "knows besides ratings", "u1", "mean u1–u5", "ua", "ub", ""]
     return markdown(columns, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 
 from nmf_helpers import checks as takes
 from nmf_helpers.baselines import Baseline
@@ -36,11 +36,13 @@ def solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def check_features(features: Any, n_items: int) -> np.ndarray:
     """Return the items' features as floats, (n_items, f), or say what is wrong; None is f = 0."""
-    features = np.zeros((n_items, 0)) if features is None else np.asarray(features, np.float64)
-    if features.ndim != 2 or len(features) != n_items or not np.isfinite(features).all():
+    features = features.toarray() if issparse(features) else features
+    features = np.zeros((n_items, 0)) if features is None else np.asarray(features)
+    fits = features.ndim == 2 and len(features) == n_items and features.dtype.kind in "buif"
+    if not (fits and np.isfinite(features).all()):
         wanted = f"a row of finite numbers for each of the {n_items} columns of train"
-        raise ValueError(f"item_features, of shape {features.shape}, must have {wanted}")
-    return features
+        raise ValueError(f"item_features, {features.dtype} {features.shape}, must have {wanted}")
+    return features.astype(np.float64)
 
 
 @dataclass(eq=False)
@@ -54,9 +56,8 @@ class ImplicitALS(Baseline):
     What a user has not chosen is weak evidence, of weight a_u = `unobserved_weight` ·
     ((likes + 5) / mean)^`activity_power`. λ grows with the likes of a user or item, `l2` · (size /
     mean)^`l2_power`, size = likes + `unobserved_weight` · (number of items or users). p is 0, or
-    with `item_features` F what they tell of v after each round: F (FᵀF + 100 I)⁻¹ FᵀV. (Hu et al.
-    2008, "Collaborative Filtering for Implicit Feedback Datasets"; Rendle et al. 2022, "Revisiting
-    the Performance of iALS on Item Recommendation Benchmarks".)
+    with `item_features` F what they tell of v after each round: F (FᵀF + 100 I)⁻¹ FᵀV. (Rendle
+    et al. 2022, "Revisiting the Performance of iALS on Item Recommendation Benchmarks".)
     """
 
     n_factors: takes.AtLeastOne = 32
@@ -120,6 +121,8 @@ class ImplicitALS(Baseline):
 
     def _row(self, items: Any) -> csr_array:
         items = check_ids("items", items, self._fitted_shape()[1])
+        if len(np.unique(items)) < len(items):
+            raise ValueError("items holds one of them twice: give each liked item once")
         return csr_array((np.ones(len(items)), items, [0, len(items)]), shape=(1, self.shape_[1]))
 
     def _scores(self, users: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ Each draw alone is *worse* than the best fit, having noise in it on purpose; the
 
 Salakhutdinov and Mnih (2008), "Bayesian Probabilistic Matrix Factorization using Markov Chain Monte
 Carlo", with four additions. *Own noises*: some users are steadier than others. *Who rated what*
-says something about tastes before any rating is read, as in SVD++ (Koren, 2008), and so do *item
-features*: see `_Side`. *Times*: see `nmf_helpers.moods`.
+says something about tastes before any rating is read, as in SVD++, and so do *item features*: see
+`_Side`. *Times*: see `nmf_helpers.moods`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from scipy.sparse import coo_array, csr_array
 from nmf_helpers import checks as takes
 from nmf_helpers.als import check_features, normal_equations
 from nmf_helpers.baselines import Baseline
-from nmf_helpers.checks import check_matrix, check_memory, pattern
+from nmf_helpers.checks import check_matrix, check_memory, check_parts, pattern
 from nmf_helpers.metrics import rmse
 from nmf_helpers.moods import Moods
 
@@ -77,9 +77,7 @@ class BayesianMF(Baseline):
         check_memory(size, n_bytes, "leave out rare items, take fewer n_factors, or explicit()")
         facts = check_features(item_features, n_items)
         windows = None if times is None else Moods(train, times, self.windows)
-        followed = {}
-        for name, matrix in (evaluate_on or {}).items():
-            followed[name] = check_matrix(f"evaluate_on[{name!r}]", matrix, like=train).tocoo()
+        followed = {name: part.tocoo() for name, part in check_parts(evaluate_on, train).items()}
         return self._sweeps(train, facts, windows, followed)
 
     def _sweeps(

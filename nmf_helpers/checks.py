@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from operator import ge, gt, le, lt
 from typing import Annotated, Any, Literal
@@ -92,6 +92,18 @@ def _check_entries(what: str, csr: sp.csr_array, kind: str) -> None:
         raise ValueError(f"{what} holds {value:g} at {place}: {way_out}")
 
 
+def check_parts(evaluate_on: Any, train: sp.csr_array) -> dict[str, sp.csr_array]:
+    """Return held-out matrices to follow, by name; refuse any that shares entries with train."""
+    if not isinstance(evaluate_on, Mapping | None) or "train" in (evaluate_on or ()):
+        raise TypeError('evaluate_on takes parts by name, not "train": {"validation": matrix}')
+    parts = {}
+    for name, part in (evaluate_on or {}).items():
+        parts[name] = check_matrix(name, part, train, like_name="train")
+        if both := (pattern(train) * pattern(parts[name])).nnz:
+            raise ValueError(f"{both} entries of {name} are in train as well: use leave_n_out")
+    return parts
+
+
 def check_scores(scores: np.ndarray, users: np.ndarray) -> np.ndarray:
     """Return scores, shape (len(users), …), as float32; raise a ValueError if any is NaN."""
     if np.isnan(scores.max(initial=-np.inf)):  # one look at each, and no array of answers
@@ -103,8 +115,7 @@ def check_scores(scores: np.ndarray, users: np.ndarray) -> np.ndarray:
 def check_memory(what: str, n_bytes: float, way_out: str) -> None:
     """Raise a ValueError if so much memory is not free: the system might hand it out, and kill."""
     if n_bytes > psutil.virtual_memory().available:
-        size = f"{n_bytes / 2**30:.3g} GiB"
-        raise ValueError(f"{what} needs {size}, more than there is free: {way_out}")
+        raise ValueError(f"{what} needs {n_bytes / 2**30:.3g} GiB, more than is free: {way_out}")
 
 
 def nearest(what: str, name: str, known: Iterable[str]) -> str:
@@ -162,10 +173,8 @@ class Scorer:
     def _pairs(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Take the scores of pairs, shape (n,), from whole rows, some megabytes at a time."""
         result = np.empty(len(users), dtype=np.float32)
-        distinct, row = np.unique(users, return_inverse=True)
-        n_rows = max(1, 2**20 // self.shape_[1])
-        for start in range(0, len(distinct), n_rows):
-            here = (start <= row) & (row < start + n_rows)
-            rows = self._scores(distinct[start : start + n_rows])  # (n_rows, n_items)
-            result[here] = rows[row[here] - start, items[here]]
+        n = max(1, 2**20 // self.shape_[1])
+        for part in np.split(np.argsort(users), range(n, len(users), n)):  # user by user
+            distinct, row = np.unique(users[part], return_inverse=True)
+            result[part] = self._scores(distinct)[row, items[part]]
         return result

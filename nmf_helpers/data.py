@@ -76,7 +76,7 @@ def load_movies(name: str = "latest-small") -> pd.DataFrame:
 def split_ratings(
     df: pd.DataFrame, train_fraction: float = 0.8, seed: int = 3
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split ratings at random into (train, valid); `train_fraction` is a row's chance of train."""
+    """Split ratings at random: (train, validation); `train_fraction` is the chance of train."""
     check_table(df, "df", [])
     check_number("train_fraction", train_fraction, above=0, below=1)
     check_number("seed", seed, at_least=0, at_most=2**32 - 1, whole=True)
@@ -139,8 +139,7 @@ def interaction_matrix(
     Encoded ids (:func:`encode_ratings`) are the row and column numbers; original ids are numbered
     in ascending order. With a `threshold` the matrix is 1 where ``rating >= threshold`` and empty
     elsewhere. A `shape`, (n_users, n_items), is for ids that are row and column numbers already.
-    Errors: as :func:`check_ratings`; an IndexError for ids outside the shape; a ValueError for a
-    threshold above every rating.
+    Errors: as :func:`check_ratings`; ids outside the shape; a threshold above every rating.
     """
     df = check_ratings(df)
     users, items = df["userId"], df["movieId"]
@@ -162,8 +161,7 @@ def interaction_matrix(
         check_number("threshold", threshold)
         keep = df["rating"].to_numpy() >= threshold
         if not keep.any():
-            most = df["rating"].max()
-            raise ValueError(f"no rating reaches the threshold {threshold}: the highest is {most}")
+            raise ValueError(f"no rating reaches {threshold=}: the highest is {max(df.rating)}")
         rows, columns, values = rows[keep], columns[keep], np.ones(keep.sum(), "float32")
     return sparse.csr_matrix((values, (rows, columns)), shape=shape)
 
@@ -207,8 +205,7 @@ def item_features(movies: pd.DataFrame, items: Any = None) -> np.ndarray:
         raise ValueError(f"movies has no row for {len(missing)} of the items, {min(missing)} first")
     table = table.loc[wanted]
     flags = table["genres"].fillna("").str.get_dummies("|").drop(columns="", errors="ignore")
-    genres = flags.to_numpy("float64")
-    genres = genres / np.sqrt(np.maximum(genres.sum(axis=1, keepdims=True), 1))
+    genres = flags.div(flags.sum(axis=1).clip(lower=1) ** 0.5, axis=0).to_numpy("float64")
     year = table["year"].astype("Float64")
     year = year.fillna(year.median()).to_numpy("float64")
     knots = np.unique(np.quantile(year, np.linspace(0, 1, 13)))  # closer where there are more

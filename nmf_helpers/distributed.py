@@ -160,11 +160,10 @@ def run(options: argparse.Namespace) -> None:
     if rank == 0:
         _, ndcg, auc = sums / sums[0]
         ms, size = 1e3 / len(pipeline.history), sum(w.nbytes for w in item_weights(pipeline.model))
-        print(
-            f"nDCG@10 {ndcg:.4f}  AUC {auc:.4f}\n"
-            f"an epoch: {ms * sum(pipeline.history.column('seconds')):.1f} ms to train, "
-            f"{ms * exchange:.1f} ms to exchange {size / 2**20:.2g} MiB"
-        )
+        exchanged = f"{ms * exchange:.1f} ms to exchange {size / 2**20:.2g} MiB"
+        trained = ms * sum(pipeline.history.column("seconds"))
+        print(f"nDCG@10 {ndcg:.4f}  AUC {auc:.4f}")
+        print(f"an epoch: {trained:.1f} ms to train, {exchanged}")
 
 
 def join() -> None:

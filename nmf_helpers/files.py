@@ -79,10 +79,10 @@ def _content(path: Path, encoding: str) -> Any:
             return file.handle.read()
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f'{path}: line {line}: {error}. Say encoding="latin-1" (old files of Western Europe), '
-            '"utf-16" or whichever it is; if it is no text at all, save it as CSV'
-        ) from error
+        way_out = (
+            'say encoding="latin-1" or whichever it is; if it is no text at all, save it as CSV'
+        )
+        raise ValueError(f"{path}: line {line}: {error}: {way_out}") from error
     except Exception as error:  # each library has its own
         way_out = "get it anew, or save it as text, named .csv"
         raise ValueError(f"{path} can't be read ({error}): {way_out}") from error
@@ -172,11 +172,9 @@ def check_ratings(
     if twice.any() and not keep:
         row = int(twice.argmax())
         user, item = (result[name].iloc[row] for name in COLUMNS[:2])
-        raise ValueError(
-            f"{source}: user {user} rates movie {item} more than once, again in {where(row)} "
-            f"({twice.sum()} such rows); keep one: load_ratings(path, keep='last'), or "
-            "df.drop_duplicates(['userId', 'movieId'], keep='last')"
-        )
+        again = f"more than once, again in {where(row)} ({twice.sum()} such rows); keep one"
+        way_out = "load_ratings(path, keep='last'), df.drop_duplicates(['userId', 'movieId'])"
+        raise ValueError(f"{source}: user {user} rates movie {item} {again}: {way_out}")
     result.attrs = df.attrs
     return result[~twice].reset_index(drop=True) if keep else result
 

@@ -149,11 +149,9 @@ def _check_sendable(job: Any) -> None:
     needed, mib = sum(inventory.n_bytes.values()), 2**20
     # Where the system has this folder, both of PyTorch's ways to share memory take it from there.
     if os.path.isdir("/dev/shm") and needed > (room := shutil.disk_usage("/dev/shm")).free:
-        raise ValueError(
-            f"the workers share weights and data of {needed / mib:.1f} MiB by way of /dev/shm, "
-            f"where {room.free / mib:.1f} MiB are free: train in one process (n_workers=0), or, "
-            f"in Docker, start the container with --shm-size={(room.used + needed) // mib + 16}m"
-        )
+        short = f"share {needed / mib:.1f} MiB by /dev/shm: {room.free / mib:.1f} MiB are free"
+        docker = f"start Docker with --shm-size={(room.used + needed) // mib + 16}m"
+        raise ValueError(f"the workers {short}: train in one process (n_workers=0), or {docker}")
 
 
 def _answers(pipes: Sequence[Connection], workers: mp.ProcessContext) -> list[Any]:

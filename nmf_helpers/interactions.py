@@ -22,8 +22,7 @@ Batch = tuple[tuple[Tensor, Tensor | Pair], Tensor]  # ((users, items), values),
 def full_batch(df: Any) -> Batch:
     """Return all rows of an encoded DataFrame of ratings as one batch; none are a ValueError."""
     if df.empty:
-        why = "were all its rows dropped as unknown to training? See df.attrs['dropped']"
-        raise ValueError(f"the table of ratings is empty: {why}")
+        raise ValueError("the table of ratings is empty: see df.attrs['dropped'] for why")
     users, items, values = (torch.tensor(df[name].to_numpy()) for name in COLUMNS)  # (rows,)
     return (users.long(), items.long()), values.float()
 
@@ -93,9 +92,8 @@ class PairwiseInteractions(Interactions):
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
         self._free = torch.from_numpy(self.n_items - degree.astype(np.int64))  # (n_users,)
         self._start = torch.from_numpy(taken.indptr.astype(np.int64))  # (n_users + 1,)
-        # One sorted array for all users: the user's number times n_items, plus a_j - j, where j is
-        # the entry's place less that of the user's first. Summed in place: at 20 million entries
-        # each temporary array is 160 MB.
+        # One sorted array for all users: the user's number times n_items, plus a_j - j, with j
+        # counted from the user's first entry. In place: 20 million entries are 160 MB each time.
         keys = np.repeat(np.arange(self.n_users) * self.n_items + taken.indptr[:-1], degree)
         keys += taken.indices
         keys -= np.arange(taken.nnz, dtype=taken.indptr.dtype)

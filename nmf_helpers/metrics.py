@@ -28,9 +28,8 @@ def rmse(predictions: Any, ratings: Any, clip: tuple[float, float] | None = None
     """Root of the mean squared error, in the unit of the ratings (stars).
 
     Takes two arrays of shape (n,), or a scorer and a matrix (n_users, n_items), of which every
-    entry is predicted. Predictions outside `clip`, the (low, high) of the rating scale, are moved
-    to its ends first. Raises a TypeError for a table instead of a matrix, and a ValueError for
-    shapes that differ, no rating, NaN and infinity.
+    entry is predicted. Predictions outside `clip`, the (low, high) of the scale, are moved to its
+    ends first. TypeError: a table for a matrix. ValueError: other shapes, no rating, NaN, infinity.
     """
     if hasattr(predictions, "predict"):
         shape = getattr(predictions, "shape_", None)
@@ -90,10 +89,9 @@ def evaluate(
 
     `test` and `exclude` are matrices (n_users, n_items): relevant is what is not 0 in `test`, left
     out of the ranking every entry of `exclude`. Metrics are named ``"auc"``, ``"precision@k"``,
-    ``"recall@k"`` and ``"ndcg@k"``, k a number. Returned beside them are ``"n_users"`` with test
-    items and ``"n_skipped"`` without. Raises a TypeError for a table instead of a matrix, and a
-    ValueError for shapes that differ, an unknown metric, k above n_items, NaN, a dislike in
-    `test`, an entry in both matrices, or no test item.
+    ``"recall@k"`` and ``"ndcg@k"``, k a number. Beside them stand ``"n_users"`` with test items and
+    ``"n_skipped"`` without. TypeError: a table for a matrix. ValueError: shapes that differ, an
+    unknown metric, k above n_items, NaN, a dislike in `test`, an entry in both, or no test item.
     """
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     parsed = {name: parse_metric(name) for name in names}  # complains before any work is done

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy.sparse import csr_array
 
-from nmf_helpers.checks import check_matrix, pattern
+from nmf_helpers.checks import check_matrix, check_number, pattern
 
 Array = np.ndarray
 
@@ -28,8 +28,10 @@ class Moods:
             wanted = f"not in the places of the {train.nnz} of train: give one for each, no others"
             raise ValueError(f"times has {times.nnz} entries, {wanted}")
         user, seconds = train.tocoo().row, check_seconds(times.data, train.nnz)
-        self.s, self.widths = 0.22, widths
-        found = [np.unique(window(user, seconds, w), return_inverse=True) for w in widths]
+        for width in (wide := np.atleast_1d(widths).tolist()) or [None]:
+            check_number("a width in windows", width, at_least=1, whole=True)
+        self.s, self.widths = 0.22, wide
+        found = [np.unique(window(user, seconds, w), return_inverse=True) for w in wide]
         self.keys, self.groups = zip(*found, strict=True)  # for each width (n_groups,) and (n,)
         self.effects = [np.zeros(len(keys)) for keys in self.keys]
 
@@ -78,8 +80,8 @@ def check_seconds(times: Any, n: int) -> Array:
     times = np.asarray(times)
     if times.shape != (n,):
         raise ValueError(f"times has shape {times.shape}: it needs one for each of {n} pairs")
-    for wrong in times[~((times >= 0) & (times < 2**40))]:  # NaN is neither
-        raise ValueError(f"times must be seconds, at least 0, not {wrong}")
-    if times.dtype == np.float32 and (times > 2**24).any():
-        raise ValueError("times in float32 are rounded to minutes: give float64 or integers")
+    if times.dtype.kind not in "iu" and times.dtype != np.float64:  # float32 rounds to minutes
+        raise ValueError(f"times must be seconds, as integers or float64, not {times.dtype}")
+    for wrong in times[~((times >= 0) & (times < 2**37))]:  # NaN is neither, nor milliseconds
+        raise ValueError(f"times must be seconds since 1970, at least 0, not {wrong}")
     return times

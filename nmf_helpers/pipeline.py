@@ -1,5 +1,4 @@
 """Data, model, step, loop and metrics put together, so that each can be replaced."""
-# mypy: disable-error-code="attr-defined"
 
 import copy
 import inspect
@@ -21,7 +20,7 @@ from nmf_helpers import checks as takes
 from nmf_helpers import metrics as scores
 from nmf_helpers import models, saving, training
 from nmf_helpers.bpr import BPRStep
-from nmf_helpers.checks import Scorer, check_matrix, check_number, nearest, pattern
+from nmf_helpers.checks import Scorer, check_matrix, check_number, check_parts, nearest, pattern
 from nmf_helpers.history import History, Record
 from nmf_helpers.hogwild import train_hogwild
 from nmf_helpers.interactions import Interactions, PairwiseInteractions, batches
@@ -63,9 +62,9 @@ class Pipeline(Scorer):
 
     def __init__(
         self, train: Any, *, evaluate_on: Mapping[str, Any] | None = None,
-        model: type[nn.Module] = models.BiasedMF, n_factors: takes.Count = 40,
+        model: type[nn.Module] = models.BiasedMF, n_factors: takes.AtLeastOne = 40,
         init: Literal["normal", "svd"] = "normal", svd_scale: takes.Positive = 0.1,
-        batch_size: takes.Count = 1024, dropout: takes.Chance = None, sparse: bool = False,
+        batch_size: takes.AtLeastOne = 1024, dropout: takes.Chance = None, sparse: bool = False,
         lr: takes.Positive = 0.01, lr_schedule: training.LrSchedule = "constant",
         weight_decay: takes.NotNegative = 0.0, optimizer: str | type = "adam",
         loss: str | Callable[..., Any] = "mse", step: Literal["autograd", "by_hand"] = "autograd",
@@ -75,9 +74,13 @@ class Pipeline(Scorer):
         seed: takes.Seed = 0, device: Literal["auto", "cpu", "cuda"] = "cpu",
         verbose: bool = False, **model_options: Any,
     ) -> None:  # fmt: skip
-        given = locals()
-        for name in self.defaults:
-            setattr(self, name, given[name])
+        self.evaluate_on, self.validation_fraction = evaluate_on, validation_fraction
+        self.seed, self.verbose, self.n_workers, self.device = seed, verbose, n_workers, device
+        self.n_factors, self.init, self.svd_scale = n_factors, init, svd_scale
+        self.batch_size, self.dropout, self.sparse = batch_size, dropout, sparse
+        self.lr, self.lr_schedule, self.weight_decay = lr, lr_schedule, weight_decay
+        self.optimizer, self.loss, self.step = optimizer, loss, step
+        self.rating_unit, self.n_epochs, self.patience = rating_unit, n_epochs, patience
         self.metrics = (metrics,) if isinstance(metrics, str) else tuple(map(str, metrics))
         self._loss = LOSSES[nearest("loss", loss, LOSSES)] if isinstance(loss, str) else loss
         self.pairwise: bool = getattr(self._loss, "pairwise", False)
@@ -107,8 +110,10 @@ class Pipeline(Scorer):
     def __setattr__(self, name: str, value: Any) -> None:
         """Check a setting, and refuse one that comes too late, or that there is not."""
         late = hasattr(self, "_best_weights") and name not in ANY_TIME and not name.startswith("_")
-        if late and (name in {"train", *self.settings, *self.defaults} or not hasattr(self, name)):
-            way_out = f"make a new one with {name}=…; at any time you may set {', '.join(ANY_TIME)}"
+        known = {"train", *self.settings, *self.defaults} if late else set()
+        if late and (name in known or not hasattr(self, name)):
+            first = f"make a new one with {name}=…" if name in known else "there is no such setting"
+            way_out = f"{first}; at any time you may set {', '.join(ANY_TIME)}"
             raise AttributeError(f"{name} cannot change once a pipeline is built: {way_out}")
         value = value.item() if isinstance(value, np.generic) else value
         hint = self.hints.get(name)
@@ -138,14 +143,8 @@ class Pipeline(Scorer):
         self.n_users, self.n_items = self.shape_ = self.train.shape
         data = self.train.data
         self.rating_range = (data.min(), data.max()) if len(data) else None
-        if not isinstance(evaluate_on, Mapping | None) or "train" in (evaluate_on or ()):
-            raise TypeError('evaluate_on takes parts by name, not "train": {"validation": m}')
-        self._parts = {}  # what is followed, and what is left out of its rankings
-        for name, part in (evaluate_on or {}).items():
-            part = check_matrix(name, part, self.train, like_name="train")
-            if both := ((self.train != 0) * (part != 0)).nnz:
-                raise ValueError(f"{both} entries of {name} are in train as well: use leave_n_out")
-            self._parts[name] = part, self.train
+        parts = check_parts(evaluate_on, self.train)  # train is left out of their rankings
+        self._parts = {name: (part, self.train) for name, part in parts.items()}
         self.train_part, self.validation = self.train, None
         if self.patience and "validation" not in self._parts and len(data):
             held = np.random.default_rng(self.seed).random(len(data)) < self.validation_fraction

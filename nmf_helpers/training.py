@@ -82,7 +82,7 @@ class GradientStep:
             optimizer = OPTIMIZERS[nearest("optimizer", optimizer, OPTIMIZERS)]
         sparse = any(getattr(module, "sparse", False) for module in model.modules())
         dense_only = weight_decay or optimizer in (torch.optim.Adam, torch.optim.AdamW)
-        if sparse and dense_only and optimizer is not RowSGD:
+        if sparse and dense_only and callable(optimizer) and optimizer is not RowSGD:
             with_decay = f"{getattr(optimizer, '__name__', optimizer)} with {weight_decay=}"
             way_out = 'use sparse=False, or optimizer="row_sgd", which decays the rows it moves'
             raise ValueError(f"{with_decay} does not take sparse gradients: {way_out}")

@@ -84,11 +84,13 @@ def test_folding_in_a_training_user_gives_her_own_row_and_the_reasons_add_up_to_
 def test_what_cannot_be_is_refused_by_name():
     train, _ = likes()
     for wrong in (np.ones((5, 2)), np.ones(40), np.full((40, 1), np.nan)):
-        with pytest.raises(ValueError, match=r"item_features, of shape .*each of the 40 columns"):
+        with pytest.raises(ValueError, match=r"item_features, float64 .*each of the 40 columns"):
             ImplicitALS().fit(train, wrong)
     with pytest.raises(ValueError, match=r"unobserved_weight must be .*above 0, not -1"):
         ImplicitALS(unobserved_weight=-1).fit(train)
     with pytest.raises(RuntimeError, match="not fitted"):
         ImplicitALS().fold_in([1])
+    with pytest.raises(ValueError, match="one of them twice"):
+        ImplicitALS(**SMALL).fit(train).fold_in([3, 3])
     with pytest.raises(IndexError, match=r"item must lie .*99 does not"):
         ImplicitALS(**SMALL).fit(train).explain(99, [1])

@@ -200,9 +200,10 @@ def test_the_average_is_of_the_sweeps_after_the_burn_in():
 
 def test_following_ratings_changes_nothing():
     train, truth = planted()
-    followed, truth = BayesianMF(**QUICK), sparse.csr_array(truth)
-    for n, record in enumerate(followed.sweeps(train, evaluate_on={"a": truth, "b": train}), 1):
-        now = rmse(followed, truth, clip=(train.data.min(), train.data.max()))
+    followed, hidden = BayesianMF(**QUICK), sparse.csr_array(np.where(train.toarray(), 0, truth))
+    one = hidden * (hidden == hidden.max())
+    for n, record in enumerate(followed.sweeps(train, evaluate_on={"a": hidden, "b": one}), 1):
+        now = rmse(followed, hidden, clip=(train.data.min(), train.data.max()))
         assert record["a_rmse"] == pytest.approx(now, abs=1e-4)  # usable as it stands
         assert record["sweep"] == n and record.keys() > {"noise", "b_sample_rmse"}
     alone = BayesianMF(**QUICK).fit(train)
@@ -227,11 +228,15 @@ def test_ratings_without_noise_or_without_difference_are_no_trouble():
         ({"burn_in": 8}, {}, "n_sweeps=8 must be above burn_in=8"),
         ({}, {"times": SMALL[:, ::-1]}, "times has 8 entries, not in the places"),
         ({}, {"times": SMALL[:2]}, r"times has shape \(2, 5\)"),
-        ({}, {"times": -SMALL}, r"times must be seconds, .* not -5"),
+        ({}, {"times": -SMALL}, r"times must be seconds .* not -5"),
         ({}, {"times": SMALL * np.nan}, "times holds nan"),
-        ({}, {"times": (SMALL * 1e9).astype("f4")}, "rounded to minutes"),
-        ({}, {"item_features": np.ones((4, 2))}, r"item_features, of shape \(4, 2\)"),
-        ({}, {"evaluate_on": {"later": SMALL[:2]}}, r"evaluate_on\['later'\] has shape"),
+        ({}, {"times": (SMALL * 1e9).astype("f4")}, "as integers or float64, not float32"),
+        ({}, {"item_features": np.ones((4, 2))}, r"item_features, float64 \(4, 2\)"),
+        ({}, {"item_features": [["a"]] * 5}, r"item_features, <U1 .* row of finite numbers"),
+        ({}, {"evaluate_on": {"later": SMALL[:2]}}, "later has shape"),
+        ({}, {"evaluate_on": {"later": SMALL}}, "8 entries of later are in train as well"),
+        ({"windows": ()}, {"times": SMALL}, "a width in windows must be .* not None"),
+        ({"windows": (60, 0)}, {"times": SMALL}, "a width in windows must be .* at least 1, not 0"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once_by_name(setting, given, message):
@@ -244,6 +249,8 @@ def test_times_of_predictions_are_seconds_one_for_each_and_of_use():
     for model, times, message in (
         (dated, [1.0], "one for each of 2"),
         (dated, [1.0, np.nan], "not nan"),
+        (dated, np.array([1, 2], "M8[s]"), "seconds, as integers .* not datetime64"),
+        (dated, [1.0, 883e9], "not 883000000000"),  # milliseconds
         (undated, [1.0, 2.0], "fitted without times"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -68,14 +68,8 @@ def test_the_claims_about_ratings(matrices, split):
 def test_how_far_ratings_are_ahead_draws_users_with_all_their_errors(matrices):
     train, test = matrices["exp8020"]
     users, mean = test.tocoo().row, np.full(test.nnz, train.data.mean())
-    n, *both = (
-        np.bincount(users, weights, test.shape[0])
-        for weights in (
-            None,
-            squared_errors(bias_ridge(train, test), test),
-            squared_errors(mean, test),
-        )
-    )
+    errors = squared_errors(bias_ridge(train, test), test), squared_errors(mean, test)
+    n, *both = (np.bincount(users, weights, test.shape[0]) for weights in (None, *errors))
     ahead, error = claims.ahead("bias ridge", "global mean", "exp8020")
 
     def difference(users):

@@ -176,7 +176,7 @@ def test_the_matrix_numbers_original_ids_in_ascending_order(df, threshold):
         if threshold is None or r >= threshold
     }
     if not expected:
-        with pytest.raises(ValueError, match=f"no rating reaches the threshold {threshold}"):
+        with pytest.raises(ValueError, match=f"no rating reaches threshold={threshold}"):
             interaction_matrix(df, threshold)
         return
     matrix = interaction_matrix(df, threshold)

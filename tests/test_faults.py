@@ -217,9 +217,8 @@ def test_nothing_opens_jupyterlab_to_others():
 
 
 def test_only_fetch_goes_to_the_network_and_by_https():
-    client = re.compile(
-        r"^\s*(from|import) (urllib.request|http.client|requests|httpx|aiohttp|pooch|ftplib)", re.M
-    )
+    names = "urllib.request|http.client|requests|httpx|aiohttp|pooch|ftplib"
+    client = re.compile(rf"^\s*(from|import) ({names})", re.M)
     for path in (ROOT / "nmf_helpers").rglob("*.py"):
         text = path.read_text("utf-8")
         assert bool(client.search(text)) == (path.name == "fetch.py"), path.name

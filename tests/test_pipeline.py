@@ -361,8 +361,9 @@ def test_a_linear_schedule_falls_in_equal_steps():
 def test_what_was_decided_when_the_pipeline_was_built_cannot_be_changed():
     running = build()
     late = ("seed", "n_factors", "init", "init_std", "loss", "model", "evaluate_on", "train")
-    for name in (*late, "learning_rate", "fit_intercept"):
-        says = f"{name} cannot change .* new one with .*set lr, we"
+    for name in (*late, "learning_rate", "weight_decya"):
+        first = f"new one with {name}=…" if name in late else "no such setting"
+        says = f"{name} cannot change .* {first}; .*set lr, we"
         with pytest.raises(AttributeError, match=says):
             setattr(running, name, 4)
     with pytest.raises(ValueError, match="lr must be a number, above 0"):

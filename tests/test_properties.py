@@ -40,7 +40,7 @@ def test_the_way_from_a_table_to_metrics_is_that_of_plain_loops(df, threshold, n
     users, movies = list(dict.fromkeys(df["userId"])), list(dict.fromkeys(df["movieId"]))
     positives = likes(df, threshold)
     if not positives:
-        with pytest.raises(ValueError, match="no rating reaches the threshold"):
+        with pytest.raises(ValueError, match="no rating reaches threshold"):
             interaction_matrix(encode_ratings(df), threshold)
         return
     matrix = interaction_matrix(encode_ratings(df), threshold)
@@ -64,18 +64,14 @@ def test_the_way_from_a_table_to_metrics_is_that_of_plain_loops(df, threshold, n
     assert {name: found[name] for name in names} == pytest.approx({n: expected[n] for n in names})
 
 
-@given(
-    matrices().filter(lambda m: m.nnz),
-    st.integers(1, 4),
-    st.sampled_from([1, 2, 10**9]),
-    st.sampled_from("mb"),
-)
+LOSSES, BATCH_SIZES = st.sampled_from(["mse", "bpr"]), st.sampled_from([1, 2, 10**9])
+
+
+@given(matrices().filter(lambda m: m.nnz), st.integers(1, 4), BATCH_SIZES, LOSSES)
 @settings(max_examples=25)
 def test_any_matrix_trains_or_is_refused_with_a_sentence(matrix, n_factors, batch_size, loss):
-    loss = {"m": "mse", "b": "bpr"}[loss]
-    pipeline = Pipeline(
-        matrix, loss=loss, n_factors=n_factors, batch_size=batch_size, n_epochs=2, lr=0.001
-    )
+    sizes = {"n_factors": n_factors, "batch_size": batch_size, "n_epochs": 2}
+    pipeline = Pipeline(matrix, loss=loss, lr=0.001, **sizes)
     full = (matrix.getnnz(axis=1) == matrix.shape[1]).any()
     if loss == "bpr" and full:
         with pytest.raises(ValueError, match="remove those rows"):

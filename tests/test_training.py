@@ -143,7 +143,8 @@ def test_a_class_with_options_or_an_optimizer_ready_made_will_do():
     model, momentum = small_model(), partial(SGD, momentum=0.9)
     step = GradientStep(model, optimizer=momentum)
     assert step.optimizer.param_groups[0]["momentum"] == 0.9
-    assert GradientStep(model, optimizer=step.optimizer).optimizer is step.optimizer
+    own = GradientStep(small_model(sparse=True), optimizer=step.optimizer, weight_decay=0.1)
+    assert own.optimizer is step.optimizer  # with rates of its own
 
 
 def test_the_recorded_loss_is_per_sample_whatever_the_batches():

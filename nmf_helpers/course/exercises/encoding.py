@@ -46,7 +46,7 @@ def is_last(ratings, n):
 
 
 def items_left(encode_both, train, validation):
-    """Return yours leaves validation with the film indices"""
+    """Return the film indices that are left in validation."""
     return encode_both(train, validation)[1]["movieId"]
 
 

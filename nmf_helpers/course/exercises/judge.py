@@ -66,8 +66,8 @@ def case(
 
     An answer is called with copies of the inputs. What it returns, or what `look` makes of answer
     and inputs, should be `want`; by default what the solution gives, and an error class if that
-    is to be raised. The verdict says "Given …, yours returned 3. Expected 4: why.", with the
-    docstring of `look`, which begins with "Return", in place of "yours returned".
+    is to be raised. The verdict says "Given …, yours returned 3. Expected 4: why."; after a `look`
+    it says "Given …, looked at ⟨what it returns⟩: 3. Expected 4.", in its docstring's words.
     """
 
     def judge(answer: Callable, solution: Callable) -> None:
@@ -86,8 +86,8 @@ def case(
         else:
             if not error and same(got, wanted):
                 return
-            said = (getattr(look, "__doc__", "") or "yours returned").removeprefix("Return ")
-            happened = f"{said.rstrip('.')} {show(got)}"
+            seen = (getattr(look, "__doc__", "") or "").removeprefix("Return ").rstrip(".")
+            happened = f"looked at {seen}: {show(got)}" if seen else f"yours returned {show(got)}"
         expected = f"{show(wanted)}: {why}" if why else show(wanted)
         raise Different(f"Given {words}, {happened}. Expected {expected}.")
 

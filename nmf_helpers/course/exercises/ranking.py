@@ -65,7 +65,7 @@ def chance(n_others, n_above, n_drawn, k):
 
 
 def of_six_items(is_free):
-    """Return yours calls these of the items 0 to 5 free:"""
+    """Return which of the items 0 to 5 are free, for each of the two users."""
     return tuple([i for i in range(6) if is_free(user, i, MATRIX)] for user in range(2))
 
 
@@ -80,7 +80,7 @@ def published_is_free(user, item, matrix):
 
 
 def slope_and_mean(loss):
-    """Return yours has a slope at -5 and a mean of"""
+    """Return the slope at -5 and the mean of the loss."""
     x = torch.tensor([-5.0, 0.0, 5.0], requires_grad=True)
     value = loss(x).mean()
     (by_x,) = torch.autograd.grad(value, x)  # (3,)
@@ -96,12 +96,12 @@ def pair_loss(difference):
 
 
 def lists(top_k, scores):
-    """Return yours lists the items"""
+    """Return the items that are listed."""
     return top_k(scores, MATRIX, 2)
 
 
 def unchanged(top_k, scores):
-    """Return whether yours leaves the scores as they were:"""
+    """Return whether the scores are left as they were."""
     before = scores.copy()
     top_k(scores, MATRIX, 2)
     return np.array_equal(scores, before)
@@ -122,13 +122,13 @@ FAR_AND_NEAR = [*product((0, 1, 2, 3, 9, 10, 11, 99, 100, 101, 999), repeat=3)]
 
 
 def together(shards, n_samples, n_workers, seed):
-    """Return the number of parts that hold something, and all that they hold, sorted, are"""
+    """Return how many parts hold something, and all that they hold, sorted."""
     parts = [numbers(part) for part in shards(n_samples, n_workers, seed)]
     return sum(len(part) > 0 for part in parts), np.sort(np.concatenate(parts))
 
 
 def drawn(shards):
-    """Return whether a seed repeats itself, another one differs, and samples are shuffled:"""
+    """Return whether a seed repeats itself, another one differs, and samples are shuffled."""
     first, again, other = (set(numbers(shards(100, 2, seed)[0]).tolist()) for seed in (0, 0, 1))
     return first == again, first != other, first != set(range(50))
 
@@ -145,7 +145,7 @@ def shards(n_samples, n_workers, seed):
 
 
 def n_different(worker_seed):
-    """Return the number of different results is"""
+    """Return how many different results there are."""
     return len({int(worker_seed(*one)) for one in 2 * FAR_AND_NEAR})
 
 
@@ -171,7 +171,7 @@ def break_even(start_up, alone, together):
 
 
 def walked(worker):
-    """Return the entries walked again, those never walked, and if rank 0 repeats its shuffle are"""
+    """Return how many entries are walked again, how many never, if rank 0 repeats its shuffle."""
     orders = [numbers(worker(rank)) for rank in (0, 1, 2, 3, 0)]
     found = np.concatenate(orders[:4])
     different, shuffled = len(np.unique(found)), bool((np.diff(orders[0]) < 0).any())

@@ -61,7 +61,7 @@ def user_vector(item_factors, ratings, strength):
 
 
 def for_batches(model_class):
-    """Return yours predicts, for three pairs and for a single one,"""
+    """Return the predictions for three pairs, and for a single one."""
     model = model_class(4, 5)
     return tuple(model(USERS[:n], ITEMS[:n]) for n in (3, 1))
 
@@ -76,7 +76,7 @@ class Column(MF):
 
 
 def reported_over_true(train_epochs):
-    """Return the loss that yours reports, divided by the loss of the model it leaves, is"""
+    """Return the loss that is reported, divided by the loss of the model that is left."""
     model = MF(1000, 10_000, 10)  # rows enough for the notebook's data
     reported = train_epochs(model, 2, 0.1)
     return float(reported) / float(train_epochs(model, 1, 1e-9))  # a step too small to matter
@@ -134,7 +134,7 @@ def difference(scores_a, scores_b):
 
 
 def repeats(experiment):
-    """Return whether seed 2017 gives one result twice, and whether 2018 gives the same:"""
+    """Return whether seed 2017 gives one result twice, and whether 2018 gives the same."""
     results = []
     for noise, seed in ((1, 2017), (2, 2017), (1, 2018)):
         torch.manual_seed(noise)  # what some earlier cell may have done
@@ -191,7 +191,7 @@ def forward(p, q, hidden, output):
 
 
 def without_squares(product, a, b):
-    """Return with 0 for each square, its value for twice the inputs, minus twice its value, is"""
+    """Return what twice the inputs give, less twice what they give, if every square is 0."""
     return product(2 * a, 2 * b, lambda x: 0 * x) - 2 * product(a, b, lambda x: 0 * x)
 
 
@@ -206,7 +206,7 @@ def product(a, b, square):
 
 
 def without_gradient(model_class):
-    """Return the number of entries with a gradient of exactly 0, which can't learn, is"""
+    """Return how many entries have a gradient of exactly 0, and can't learn."""
     model = model_class(4, 5, n_factors=3).eval()
     model(torch.arange(4), torch.arange(4)).sum().backward()
     grads = [model.user_factors.weight.grad, model.item_factors.weight.grad[:4]]  # (4, 3) each
