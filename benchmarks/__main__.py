@@ -252,7 +252,7 @@ def _cell(value: object) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)} (the default), or scale")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--millions", type=float, nargs="+", default=[2, 5, 10, 20])
     options = parser.parse_args()

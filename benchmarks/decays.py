@@ -9,6 +9,7 @@ clipped; "rare" counts only rows whose film has at most three training ratings.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -188,6 +189,7 @@ def starts(data: Data) -> dict[str, Any]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     torch.set_num_threads(1)
     data, result = Data(), {}
     for measure in (three_calls, biases, ways, free_biases, starts):

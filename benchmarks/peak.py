@@ -26,7 +26,18 @@ def explicit() -> None:
     explicit(splits.exp10()[0], n_epochs=5)
 
 
-OURS = {"per sample": per_sample, "ours, implicit()": implicit, "ours, explicit()": explicit}
+def ials() -> None:
+    from nmf_helpers.als import ImplicitALS
+
+    ImplicitALS().fit(splits.imp10()[0])
+
+
+OURS = {
+    "per sample": per_sample,
+    "ours, implicit()": implicit,
+    "ours, iALS": ials,
+    "ours, explicit()": explicit,
+}
 
 
 def fit(name: str) -> None:

@@ -9,6 +9,7 @@ share of the true ten that they contain. All ways run in turn; times are medians
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable
@@ -52,6 +53,7 @@ class Cells:
 
 @torch.no_grad()
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     centres, vectors = items(generator)

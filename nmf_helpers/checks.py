@@ -113,7 +113,7 @@ def check_scores(scores: np.ndarray, users: np.ndarray) -> np.ndarray:
 
 
 def check_memory(what: str, n_bytes: float, way_out: str) -> None:
-    """Raise a ValueError if so much memory is not free: the system might hand it out, and kill."""
+    """Raise a ValueError if so much memory is not free: taking it could end the whole process."""
     if n_bytes > psutil.virtual_memory().available:
         raise ValueError(f"{what} needs {n_bytes / 2**30:.3g} GiB, more than is free: {way_out}")
 

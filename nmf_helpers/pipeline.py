@@ -86,7 +86,7 @@ class Pipeline(Scorer):
         self.pairwise: bool = getattr(self._loss, "pairwise", False)
         self._take(train, evaluate_on)
         self._check()
-        use_gpu = torch.cuda.is_available() and device != "cpu" and not n_workers
+        use_gpu = device != "cpu" and not n_workers and torch.cuda.is_available()
         if device == "cuda" and not use_gpu:
             raise ValueError('device="cuda" needs a GPU and n_workers=0: use "auto" or "cpu"')
         self._device = torch.device("cuda" if use_gpu else "cpu")
@@ -292,7 +292,7 @@ class Pipeline(Scorer):
         """Let `seed` and the epoch decide all that is drawn; give the caller's state back after."""
         own, shared = np.random.SeedSequence([self.seed, epoch]).generate_state(2).tolist()
         self._generator.manual_seed(own)
-        with _TURN, torch.random.fork_rng(range(torch.cuda.device_count())):
+        with _TURN, torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(shared)  # initialisation and dropout draw from it
             yield
 

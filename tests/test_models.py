@@ -55,7 +55,7 @@ def test_users_and_items_broadcast(model):
     assert scores.shape == (2, 2) and scores.dtype == torch.float32
     expected = one_by_one(model, [0, 4, 0, 4], [6, 0, 1, 1])
     np.testing.assert_allclose(scores.flatten().tolist(), expected, rtol=1e-5)
-    assert torch.equal(model(users, items[0]), scores[0])
+    torch.testing.assert_close(model(users, items[0]), scores[0])
 
 
 def test_forward_hooks_fire(model):
