@@ -188,7 +188,7 @@ def hogwild(results: dict) -> str:
         )
     columns = [
         "interactions", "an epoch, one process", "two workers", "first start takes longer by",
-        "a later one", "new Pythons", "ahead after epoch", "loss after three, one process",
+        "a later one", "new Pythons", "ahead after epoch", "loss after 3, one process",
         "two workers",
     ]  # fmt: skip
     return markdown(columns, rows)

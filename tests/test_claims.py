@@ -5,6 +5,7 @@ other methods. Each check of a model must also fail for the baseline.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -184,6 +185,8 @@ def test_every_table_is_what_was_measured():
     results = json.loads((claims.FILE.with_name("results.json")).read_text())
     for text in (path.read_text(encoding="utf-8") for path in tables.TEXTS):
         assert tables.renewed(text, claims.load(), results) == text
+    typed = re.findall(r'\("(.+?)", (.+?), (.+?), (.+?), (.+?)\)', text)  # in notebook 7, by hand
+    assert typed and all(f"| {' s | '.join(row).replace(' s', '', 1)} s |" in text for row in typed)
     for stale in ("claims imp10", "speed", "hogwild"):
         stale = f"<!-- {stale} -->\n| popularity | .999 |\n<!-- end -->"
         assert tables.renewed(stale, claims.load(), results) != stale
