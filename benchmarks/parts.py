@@ -29,6 +29,7 @@ from benchmarks import tables
 from nmf_helpers.als import ImplicitALS, normal_equations, solve
 from nmf_helpers.baselines import EASE, BiasRidge, Popularity
 from nmf_helpers.bayes import BayesianMF
+from nmf_helpers.bpr import BPRStep
 from nmf_helpers.data import (
     interaction_matrix,
     item_features,
@@ -36,8 +37,11 @@ from nmf_helpers.data import (
     load_movies,
     load_ratings,
 )
+from nmf_helpers.interactions import PairwiseInteractions, batches
 from nmf_helpers.metrics import per_user
+from nmf_helpers.models import BiasedMF
 from nmf_helpers.recipes import explicit, implicit
+from nmf_helpers.training import train as train_model
 
 FILE = Path(__file__).with_name("parts.json")
 NOTEBOOKS = [FILE.parents[1] / "notebooks" / f"0{n}.md" for n in ("5-explicit-pipeline", "6-bpr")]
@@ -287,6 +291,50 @@ LOSS = [
 ]
 
 
+class ByLikes(PairwiseInteractions):
+    """Draw negatives in proportion to a power of their likes, until each is free for its user."""
+
+    def __init__(self, train: Matrix, power: float, generator: torch.Generator) -> None:
+        super().__init__(train, generator=generator)
+        self.weights = torch.from_numpy(np.asarray(train.sum(axis=0)).ravel() ** power)  # (items,)
+        self.has = torch.from_numpy(train.toarray() > 0)  # (users, items)
+
+    def sample_negatives(self, users: torch.Tensor) -> torch.Tensor:
+        found, open_ = torch.empty_like(users), torch.arange(len(users))
+        while len(open_):
+            draws = torch.multinomial(self.weights, len(open_), True, generator=self.generator)
+            found[open_] = draws
+            open_ = open_[self.has[users[open_], draws]]
+        return found
+
+
+def negatives(power: float, lr: float) -> Callable:
+    """Return a Row's fit: a small BPR model, its negatives drawn by likes to a power (0: evenly)."""
+
+    def score(train: Matrix, seed: int) -> Array:
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        model = BiasedMF(*train.shape, 32, sparse=True, init_std=0.1)
+        loader = batches(ByLikes(train, power, generator), 1024, generator)
+        step = BPRStep(model, lr=lr, weight_decay=0.02)
+        for record in train_model(model, loader, step=step, n_epochs=30):
+            assert np.isfinite(record["train_loss"])
+        return model.score_matrix()
+
+    return ranked(score)
+
+
+NEGATIVES = [
+    Row("popularity", RANKING[0].fit),
+    *(Row(f"drawn evenly, lr {lr}", negatives(0, lr), "popularity") for lr in (0.05, 0.1)),
+    *(
+        Row(f"drawn by {name}, lr {lr}", negatives(power, lr), f"drawn evenly, lr {lr}")
+        for name, power in (("root of likes", 0.5), ("likes", 1.0))
+        for lr in (0.05, 0.1)
+    ),
+]
+
+
 @cache
 def _small_bpr(seed: int) -> Array:
     train, _ = likes(seed)
@@ -335,8 +383,9 @@ RULER = [
 
 TABLES: dict[str, list[Row]] = {
     "rating": RATING, "last day": LAST_DAY, "ranking": RANKING, "loss": LOSS, "ruler": RULER,
+    "negatives": NEGATIVES,
 }  # fmt: skip
-FIGURES = {"rating": "RMSE", "last day": "RMSE", "ranking": "nDCG@10", "loss": "nDCG@10"}
+FIGURES = {"rating": "RMSE", "last day": "RMSE"}  # nDCG@10 in the others
 
 
 def measure(rows: list[Row], root: bool) -> dict[str, dict]:
@@ -411,7 +460,7 @@ def renewed(text: str, results: dict[str, dict]) -> str:
 
     def block(match: re.Match) -> str:
         name, rows = match[2], results[match[2]]
-        made = rulers(rows) if name == "ruler" else table(rows, FIGURES[name])
+        made = rulers(rows) if name == "ruler" else table(rows, FIGURES.get(name, "nDCG@10"))
         return f"{match[1]}\n{made}\n<!-- end -->"
 
     return re.sub(r"(<!-- parts ([\w ]+) -->)\n.*?<!-- end -->", block, text, flags=re.DOTALL)
