@@ -309,7 +309,7 @@ class ByLikes(PairwiseInteractions):
 
 
 def negatives(power: float, lr: float) -> Callable:
-    """Return a Row's fit: a small BPR model, its negatives drawn by likes to a power (0: evenly)."""
+    """Return a Row's fit: a small BPR model, negatives drawn by likes to a power (0: evenly)."""
 
     def score(train: Matrix, seed: int) -> Array:
         torch.manual_seed(seed)

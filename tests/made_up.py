@@ -114,6 +114,6 @@ def slow_run(lr=0.1, n_epochs=60, **_):
     def epochs():
         for epoch in range(1, n_epochs + 1):
             time.sleep(0.005)
-            yield {"epoch": epoch, "valid_loss": 1 / epoch}
+            yield {"epoch": epoch, "validation_loss": 1 / epoch}
 
     return None, epochs()

@@ -129,7 +129,7 @@ def test_a_long_function_is_found():
 # What things were once called: validation, train_part, svd_init, check_matrix, BPRStep,
 # reduction="sum", start_epoch, noise_prior_shape, merge_models, item have one name each.
 OLD = (
-    r"valid_(?!ids)\w+|\w+_valid|fit_part|svd_start|check(ed)?_csr|[Ff]used_?([Bb][Pp][Rr])|"
+    r"valid(?!_ids|ation|ate)\w*|\w+_valid|fit_part|svd_start|check(ed)?_csr|[Ff]used_?([Bb][Pp][Rr])|"
     r"sum_gradients|first_epoch|steadiness|put_together|(\w+_)?films?(_\w+)?|Films?[A-Z]\w+"
 )
 

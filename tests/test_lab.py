@@ -48,7 +48,7 @@ class Notebook:
             for epoch in range(1, settings["n_epochs"] + 1):
                 self.may_go_on.acquire(timeout=PATIENCE)
                 valid = self.valid(epoch, settings.get("lr", 0.0))
-                yield {"epoch": epoch, "train_loss": 0.5 / epoch, "valid_loss": valid}
+                yield {"epoch": epoch, "train_loss": 0.5 / epoch, "validation_loss": valid}
         finally:
             self.at_once -= 1
             self.closed += 1
@@ -104,7 +104,7 @@ def test_a_run_keeps_model_settings_history_and_a_picture_with_its_alt_text(draw
     (run,) = lab.start(lr=0.01).wait(PATIENCE).runs
     assert run.model == "model 1" and run.state == "finished" and run.settings["lr"] == 0.01
     assert [r["epoch"] for r in run.history] == [1, 2, 3, 4, 5]
-    assert lab.history.loc[5, "valid_loss"] == pytest.approx(0.21)
+    assert lab.history.loc[5, "validation_loss"] == pytest.approx(0.21)
     assert "Finished after 5 epochs" in lab.status.value
     assert "best 0.210 at epoch 5" in lab.status.value and "aria-label" in lab.progress.value
     assert lab.figure().png() == lab.picture.value != empty
@@ -115,7 +115,7 @@ def test_a_run_keeps_model_settings_history_and_a_picture_with_its_alt_text(draw
 
 @pytest.mark.parametrize(
     ("metric", "settings", "best"),
-    [("valid_loss", {}, 0.1), ("auc", {}, 0.3), ("surprise", {"lower_is_better": True}, 0.1)],
+    [("validation_loss", {}, 0.1), ("auc", {}, 0.3), ("surprise", {"lower_is_better": True}, 0.1)],
 )
 def test_the_best_run_has_the_best_score(metric, settings, best):
     def make(lr, **_):
@@ -174,7 +174,7 @@ def test_stop_interrupts_an_epoch_that_takes_long(n_before):
 
     def make(**_):
         def records():
-            yield from [{"epoch": 1, "valid_loss": 1.0}] * n_before
+            yield from [{"epoch": 1, "validation_loss": 1.0}] * n_before
             begun.set()
             until(lambda: False)
 
@@ -246,7 +246,7 @@ def test_two_labs_train_at_once_and_running_a_cell_again_stops_only_its_own(monk
     build("a")
     assert lab.wait(PATIENCE).runs[0].state == "stopped" and other.training
     (run,) = other.stop().wait(PATIENCE).runs
-    assert run.history[0]["valid_loss"] == 1.2
+    assert run.history[0]["validation_loss"] == 1.2
 
 
 # -- what goes wrong ------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_two_labs_train_at_once_and_running_a_cell_again_stops_only_its_own(monk
 def test_divergence_ends_with_a_sentence_and_advice_and_a_sweep_goes_on(bad):
     def valid(epoch, lr):
         if bad is None and lr == 0.5:
-            raise FloatingPointError("valid_loss is what the loop itself complains of")
+            raise FloatingPointError("validation_loss is what the loop itself complains of")
         return bad if epoch == 2 and lr == 0.5 else 1.0
 
     lab = TrainingLab(Notebook(valid=valid).make, n_epochs=3, lr=0.5)
@@ -264,7 +264,7 @@ def test_divergence_ends_with_a_sentence_and_advice_and_a_sweep_goes_on(bad):
     lab.status.observe(lambda change: said.append(change.new), "value")
     lab.sweep("lr").wait(PATIENCE)
     (alert,) = [text for text in said if 'role="alert"' in text]
-    assert "Training diverged: valid_loss is " in alert
+    assert "Training diverged: validation_loss is " in alert
     assert bad is None or f"{bad} at epoch 2. Try a smaller lr, say 0.05" in alert
     ended = [(run.settings["lr"], run.state) for run in lab.runs]
     assert ended[:2] + ended[-1:] == [(lr, "finished") for lr in (0.05, 0.17, 1.5)]
@@ -280,7 +280,7 @@ def test_an_error_is_shown_raised_by_wait_and_forgotten_by_the_next_run(fault, e
 
     def make(**_):
         def records():
-            yield {"epoch": 1, "valid_loss": 1.0}
+            yield {"epoch": 1, "validation_loss": 1.0}
             if faults:
                 raise faults.pop()
 
@@ -297,8 +297,8 @@ def test_an_error_is_shown_raised_by_wait_and_forgotten_by_the_next_run(fault, e
 @pytest.mark.parametrize(
     ("settings", "records", "said"),
     [
-        ({}, [{"valid_loss": 1.0}], "no 'epoch' in a record"),
-        ({"metric": "valid_loss"}, [{"epoch": 1, "val_loss": 1.0}], "'valid_loss'.*'val_loss'"),
+        ({}, [{"validation_loss": 1.0}], "no 'epoch' in a record"),
+        ({"metric": "test_loss"}, [{"epoch": 1, "val_loss": 1.0}], "'test_loss'.*'val_loss'"),
         ({}, [{"epoch": 1, "loss": 1.0}, {"epoch": 2}], "no 'loss' in a record"),
         ({}, [1, 2], "ValueError|TypeError"),
         ({}, None, "not iterable"),

@@ -20,7 +20,7 @@ from nmf_helpers.lab.plots import loss_curves
 def records(valid, train=None):
     train = valid if train is None else train
     return [
-        {"epoch": epoch, "train_loss": t, "valid_loss": v}
+        {"epoch": epoch, "train_loss": t, "validation_loss": v}
         for epoch, (v, t) in enumerate(zip(valid, train, strict=True), 1)
     ]
 
@@ -58,8 +58,8 @@ def test_training_and_validation_differ_in_style_as_well_as_colour():
 
 def test_a_number_nobody_recorded_is_named_with_those_that_are_and_may_be_missing_in_some_epochs():
     for settings, history, said in [
-        ({"metric": "valid_loss"}, [{"epoch": 1, "val_loss": 1.0}], "'valid_loss'.*'val_loss'"),
-        ({}, [{"valid_loss": 1.0}], "'epoch'.*'valid_loss'"),
+        ({"metric": "test_loss"}, [{"epoch": 1, "val_loss": 1.0}], "'test_loss'.*'val_loss'"),
+        ({}, [{"validation_loss": 1.0}], "'epoch'.*'validation_loss'"),
         ({}, [{"epoch": 1, "seconds": 2.0, "train_loss": 1.0}], "no 'metric'.*'train_loss'"),
     ]:
         with pytest.raises(ValueError, match=said):
@@ -67,7 +67,7 @@ def test_a_number_nobody_recorded_is_named_with_those_that_are_and_may_be_missin
     chart = loss_curves([{"epoch": 1, "auc": 0.5}, {"epoch": 2}, {"epoch": 3, "auc": None}])
     assert chart.metric == "auc"
     assert chart.alt == "Validation loss stays at 0.500 over epochs 1 to 1."
-    assert loss_curves([{"epoch": 1}, *DIPPING[1:]]).metric == "valid_loss"
+    assert loss_curves([{"epoch": 1}, *DIPPING[1:]]).metric == "validation_loss"
 
 
 def test_baselines_and_earlier_runs_are_labelled_lines_and_the_best_value_lies_over_them():
@@ -101,7 +101,7 @@ def test_the_numbers_of_the_axis_leave_room_for_its_name(fall):
 def test_axes_hardly_move_while_a_run_is_drawn():
     losses = 0.9 + 0.3 * np.exp(-np.arange(60) / 10)
     run = records(losses, losses - np.linspace(0.1, 0.6, 60))
-    chart = loss_curves(metric="valid_loss", n_epochs=60, baseline=("bias table", 0.88))
+    chart = loss_curves(metric="validation_loss", n_epochs=60, baseline=("bias table", 0.88))
     seen = [chart.show(run[:n]).ax.get_ylim() for n in range(1, 61)]
     assert len(set(seen)) <= 6
     low, high = seen[-1]
@@ -116,7 +116,7 @@ def test_no_epoch_yet_or_nan_alone_is_a_picture_too():
 
 
 def test_a_quick_frame_shows_what_a_full_drawing_shows():
-    chart = loss_curves([], n_epochs=4, metric="valid_loss", baseline=("top", 1.3))
+    chart = loss_curves([], n_epochs=4, metric="validation_loss", baseline=("top", 1.3))
     for n in range(1, 5):
         chart.show(DIPPING[:n])
         quick = chart.png(anew=False)
@@ -125,10 +125,10 @@ def test_a_quick_frame_shows_what_a_full_drawing_shows():
 
 def test_the_best_record_is_the_earliest_of_equals_and_skips_nan():
     run = records([np.nan, 0.9, 0.8, 0.8])
-    assert best_record(run, "valid_loss", True)["epoch"] == 3
-    assert best_record(run, "valid_loss", False)["epoch"] == 2
-    assert best_record(records([np.nan, np.inf]), "valid_loss", True) is None
-    assert all(map(is_lower_better, ("valid_loss", "RMSE (stars)", "MAE", "test error")))
+    assert best_record(run, "validation_loss", True)["epoch"] == 3
+    assert best_record(run, "validation_loss", False)["epoch"] == 2
+    assert best_record(records([np.nan, np.inf]), "validation_loss", True) is None
+    assert all(map(is_lower_better, ("validation_loss", "RMSE (stars)", "MAE", "test error")))
     assert not any(map(is_lower_better, ("ndcg@10", "auc")))
 
 
@@ -182,7 +182,7 @@ def test_any_text_comes_on_one_short_line():
 def test_drawing_never_imports_pyplot():
     code = (
         "import sys; from nmf_helpers.lab.plots import loss_curves;"
-        "loss_curves([{'epoch': 1, 'valid_loss': 1.0}]).png();"
+        "loss_curves([{'epoch': 1, 'validation_loss': 1.0}]).png();"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -258,29 +258,27 @@ def predictions_without_an_answer(path):
 
 def unanswered(notebook_cells):
     """Predictions without an answer that is closed, and stands after the cell with the result."""
-    predictions, answers, runs = [], [], []
-    for place, cell in enumerate(notebook_cells):
-        if cell.cell_type == "code":
-            runs.append(place)
-            continue
-        predictions += [place for _ in re.findall(r"(?m)^> \*\*Predict", cell.source)]
-        answers += [place for _ in re.findall(ANSWER, cell.source)]
-    if len(predictions) != len(answers):
-        yield f"{len(predictions)} predictions, {len(answers)} answers"
-    for prediction, answer in zip(predictions, answers, strict=False):
-        if not any(prediction < run < answer for run in runs):
-            said = notebook_cells[prediction].source.partition("**Predict")[2][:60]
-            yield f"no answer after the result of {said!r}"
+    shown = "<!-- parts -->"  # code shows a result, and so does a table that was measured
+    text = "\n".join(shown if c.cell_type == "code" else c.source for c in notebook_cells)
+    kinds = ANSWER + r"|^> \*\*(?P<asked>Predict)|^<!-- (?P<shown>parts|hogwild) "
+    found = [mark.lastgroup or "answered" for mark in re.finditer(kinds, text)]
+    asked, answered = ([k for k, f in enumerate(found) if f == x] for x in ("asked", "answered"))
+    if len(asked) != len(answered):
+        yield f"{len(asked)} predictions, {len(answered)} answers"
+    for number, (place, end) in enumerate(zip(asked, answered, strict=False), start=1):
+        if "shown" not in found[place:end]:
+            yield f"no answer after the result of prediction {number}"
 
 
 @pytest.mark.parametrize(
     ("kinds", "complaints"),
-    [("pra", 0), ("pprraa", 0), ("par", 1), ("prapa", 1), ("pr", 1), ("prao", 0), ("pro", 1)],
+    [*zip("pra pprraa prao pta par prapa pr pro".split(), (0, 0, 0, 0, 1, 1, 1, 1), strict=True)],
 )
 def test_an_answer_stands_closed_after_its_result(kinds, complaints):
-    """P is a prediction, r the cell with the result, a an answer, o an answer left open."""
+    """P is a prediction, r the cell with the result, t a table, a an answer, o an answer left open."""
     closed = "<details><summary>Answer</summary>\n\nMore.\n\n</details>"
     texts = {"p": "> **Predict.** More?", "a": closed, "o": "Answer: more."}
+    texts["t"] = "<!-- parts x -->"  # a table that was measured
     made = [new_code_cell("1") if k == "r" else new_markdown_cell(texts[k]) for k in kinds]
     assert len([*unanswered(made)]) == complaints
 
