@@ -272,7 +272,7 @@ def unanswered(notebook_cells):
 
 @pytest.mark.parametrize("kinds", ["pra", "pprraa", "prao", "pta", "par!", "prapa!", "pr!", "pro!"])
 def test_an_answer_stands_closed_after_its_result(kinds):
-    """P is a prediction, r the result of a cell, t a table, a an answer, o an open one, ! an error."""
+    """P: predicted, r: a result, t: a table, a: answered, o: openly; !: a complaint is due."""
     closed = "<details><summary>Answer</summary>\n\nMore.\n\n</details>"
     texts = {"p": "> **Predict.** More?", "a": closed, "o": "Answer: more."}
     texts["t"] = "<!-- parts x -->"  # a table that was measured
